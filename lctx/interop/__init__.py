@@ -1,0 +1,1 @@
+"""Published weights: one file per format, read and written."""

@@ -1,0 +1,1 @@
+"""How sources become the output of attention."""

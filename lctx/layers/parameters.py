@@ -1,0 +1,28 @@
+"""How a module declares a parameter: by shape and logical axes."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+normal = nn.initializers.normal(stddev=0.02)  # Dai et al. 2019, their code
+
+
+def declare(module: nn.Module) -> Callable[..., jax.Array]:
+  """`param(name, shape, axes, init=normal)` for the parameters of `module`.
+
+  `axes` name logical axes, one per dimension, never mesh axes.
+  """
+
+  def param(name, shape, axes, init=normal):
+    return module.param(
+      name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
+    )
+
+  return param
+
+
+def around_one(key, shape, dtype):
+  """Norm scales begin near one, as published."""
+  return 1 + normal(key, shape, dtype)

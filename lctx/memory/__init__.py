@@ -1,0 +1,1 @@
+"""What a model carries from segment to segment."""

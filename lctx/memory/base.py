@@ -1,0 +1,56 @@
+"""The seam of memories: what is read, what is written when a segment closes."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from lctx.kernels.source import Source
+from lctx.patterns.base import Everything, Pattern
+from lctx.positions.base import Sizes
+from lctx.types import Array, Carry, Coords
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """No memory: each segment stands alone. Other memories refine this.
+
+  A carry is one layer's, every leaf with leading axis B.
+  """
+
+  @property
+  def length(self) -> int:
+    """Steps before the segment that queries can look back at."""
+    return 0
+
+  @property
+  def pattern(self) -> Pattern:
+    """What this memory adds to the model's own pattern."""
+    return Everything()
+
+  def initial(self, batch: int, sizes: Sizes, dtype) -> Carry:
+    """An empty memory."""
+    return ()
+
+  def sources(
+    self, carry: Carry, near: Source, project: Callable
+  ) -> tuple[Source, ...]:
+    """All that queries look at; `near` is their own segment.
+
+    `project(x) -> (k, v)` is the layer's own projection.
+    """
+    return (near,)
+
+  def write(
+    self, carry: Carry, x: Array, k: Array, v: Array, at: Coords
+  ) -> tuple[Carry, Array]:
+    """The carry after this segment, and the memory's auxiliary loss."""
+    return carry, jnp.zeros((), jnp.float32)
+
+  def forget(self, carry: Carry, rows_B: Array) -> Carry:
+    """Empties the memory of the rows where `rows_B` is true."""
+    return carry
+
+  def for_inference(self) -> 'Memory':
+    """The same memory in its cheapest form for a model that is not trained."""
+    return self

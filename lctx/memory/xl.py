@@ -1,0 +1,122 @@
+"""Transformer-XL's cache: the last states before the segment.
+
+Dai et al. 2019, section 3.2. It begins empty and masked (the published
+PyTorch code grows it from nothing, the TensorFlow code attends to zeros).
+Where gradients stop is the segment scan's affair, not the cache's.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from lctx.memory.base import Memory
+from lctx.patterns.base import Everything
+from lctx.patterns.causal import Window
+from lctx.types import EMPTY, Array, Coords, join, segment_coords
+
+
+@struct.dataclass
+class Cache:
+  """The last M states of a layer, oldest first, and where they sat.
+
+  `states` is x [B, M, D] as the layer received it, or its projections
+  (k, v) [B, M, N, H].
+  """
+
+  states: Array | tuple[Array, Array]
+  at: Coords
+
+
+@dataclasses.dataclass(frozen=True)
+class XLCache(Memory):
+  """Carries hidden states; each layer projects them anew for each segment.
+
+  `same_length`: every query sees exactly `length` keys, itself included,
+  instead of the whole memory and its segment so far (the staircase).
+  """
+
+  length: int = 0
+  same_length: bool = False
+
+  def __post_init__(self):
+    if self.length < 0:
+      raise ValueError(
+        f'model.memory.length = {self.length} counts states kept from earlier '
+        'segments, so it cannot be negative. Use 0 for no memory.'
+      )
+    if self.same_length and self.length < 1:
+      raise ValueError(
+        'model.memory.same_length = true lets every query see model.memory.'
+        f'length keys, but that is {self.length}. Give it at least 1, or turn '
+        'same_length off.'
+      )
+
+  @property
+  def pattern(self):
+    return Window(self.length - 1) if self.same_length else Everything()
+
+  def initial(self, batch, sizes, dtype):
+    empty = jnp.full((batch, self.length), EMPTY, jnp.int32)
+    states = jax.tree.map(
+      lambda shape: jnp.zeros((batch, self.length, *shape), dtype),
+      self._shapes(sizes),
+      is_leaf=lambda shape: isinstance(shape[0], int),
+    )
+    return Cache(states, segment_coords(empty, start=-self.length))
+
+  def sources(self, carry, near, project):
+    if self.length == 0:
+      return (near,)
+    k_BMNH, v_BMNH = self._keys_and_values(carry, project)
+    return (near.after(k_BMNH, v_BMNH, carry.at),)
+
+  def write(self, carry, x, k, v, at):
+    new = self._states(x, k, v)
+    length, grown = at.length, self.length + at.length
+    states = jax.tree.map(
+      lambda old, new: jnp.concatenate([old, new.astype(old.dtype)], axis=1)[
+        :, grown - self.length :
+      ],
+      carry.states,
+      new,
+    )
+    where = join(carry.at, at).take(grown - self.length, grown)
+    return Cache(states, where.shifted(length)), jnp.zeros((), jnp.float32)
+
+  def forget(self, carry, rows_B):
+    document = jnp.where(rows_B[:, None], EMPTY, carry.at.document)
+    return carry.replace(at=carry.at.replace(document=document))
+
+  def for_inference(self):
+    return ProjectedXLCache(self.length, self.same_length)
+
+  def _shapes(self, sizes):
+    return (sizes.width,)
+
+  def _states(self, x, k, v):
+    return x
+
+  def _keys_and_values(self, carry, project):
+    return project(carry.states)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectedXLCache(XLCache):
+  """The same cache, holding what the layer made of its states.
+
+  For a model whose parameters stand still: nothing is projected twice. Keys
+  are kept before any rotation. In training it would be another mechanism,
+  for no gradient would reach the projections of memory.
+  """
+
+  def _shapes(self, sizes):
+    heads = (sizes.num_heads, sizes.head_width)
+    return heads, heads
+
+  def _states(self, x, k, v):
+    return k, v
+
+  def _keys_and_values(self, carry, project):
+    return carry.states

@@ -1,0 +1,1 @@
+"""Bodies: how parts become a model."""

@@ -1,0 +1,236 @@
+"""A decoder: reads one segment and carries what it remembers.
+
+hidden, carry, penalty = model.apply({'params': params}, tokens, at, carry)
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lctx import losses
+from lctx.layers.parameters import declare
+from lctx.memory.base import Memory
+from lctx.models.attention import LayerCarry, open_segment
+from lctx.models.block import Block
+from lctx.models.parts import Compute, Dropout, Stack
+from lctx.models.vocabulary import Embedding, Vocabulary
+from lctx.patterns.base import Pattern
+from lctx.positions.base import Position, Score, Sizes
+from lctx.types import EMPTY, Array, Coords, Params, segment_coords
+
+
+class Decoder(nn.Module):
+  """A stack of equal layers over an embedding; the parts say the rest.
+
+  Dropout acts when a 'dropout' random key is given, and only then.
+  """
+
+  embed: Embedding
+  stack: Stack
+  position: Position
+  pattern: Pattern
+  memory: Memory
+  dropout: Dropout = Dropout()
+  compute: Compute = Compute()
+
+  def __post_init__(self):
+    self.stack.head_width_of(self.embed.width)
+    super().__post_init__()
+
+  def setup(self):
+    self.vocabulary = Vocabulary(self.embed, self.compute.jax_dtype)
+    self.once = Once(self.position)
+    self.drop = nn.Dropout(self.dropout.hidden)
+    block = Block
+    if self.compute.remat_layers:
+      block = nn.remat(Block, prevent_cse=False)
+    self.layers = nn.scan(
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True, 'dropout': True},
+      in_axes=(0, 0, nn.broadcast, nn.broadcast),
+      length=self.stack.depth,
+      unroll=min(self.compute.unroll, self.stack.depth),
+      metadata_params={nn.PARTITION_NAME: 'layers'},
+    )(
+      self.stack,
+      self.sizes(),
+      self.position,
+      self.pattern,
+      self.memory,
+      self.dropout,
+    )
+
+  def __call__(
+    self, tokens_BT: Array, at: Coords, carry: LayerCarry, scores: Any = None
+  ) -> tuple[Array, LayerCarry, Array]:
+    """Hidden states [B, T, D], the carry after them, and auxiliary losses.
+
+    With an open segment in `carry` the tokens join it; without, they are a
+    whole segment and memory is written. `scores`, made once by the method of
+    that name, saves what would be the same for every segment.
+    """
+    length = carry.open.at.length if carry.open is not None else at.length
+    shared = (
+      self.once(self.sizes(length), self._drop) if scores is None else None
+    )
+    x = self._drop(self.vocabulary(tokens_BT))
+    x, (carry, penalties) = self.layers(x, carry, scores, shared, at)
+    return self._drop(x), carry, penalties.sum()
+
+  def nll(self, hidden_BTD: Array, targets_BT: Array) -> Array:
+    """Nats of each target, float32 [B, T]; by chunks of tokens."""
+    return losses.nll(self.vocabulary.output(), hidden_BTD, targets_BT)
+
+  def log_probs(self, hidden_BTD: Array) -> Array:
+    """Log-probabilities of every token, float32 [B, T, V]."""
+    return losses.log_probs(self.vocabulary.output(), hidden_BTD)
+
+  def _drop(self, x):
+    return self.drop(x, deterministic=not self.has_rng('dropout'))
+
+  @nn.nowrap
+  def sizes(self, segment: int = 0) -> Sizes:
+    """Widths, heads, and how far a segment of this length looks back."""
+    return Sizes(
+      self.embed.width,
+      self.stack.num_heads,
+      self.stack.head_width_of(self.embed.width),
+      self.memory.length + segment,
+      self.compute.jax_dtype,
+    )
+
+  @nn.nowrap
+  def with_vocabulary(self, size: int) -> 'Decoder':
+    """The same model for a tokenizer of `size` tokens.
+
+    Raises ValueError where the config names a smaller vocabulary.
+    """
+    if self.embed.vocab is None:
+      embed = dataclasses.replace(self.embed, vocab=size)
+      return dataclasses.replace(self, embed=embed)
+    if self.embed.vocab < size:
+      raise ValueError(
+        f'model.embed.vocab = {self.embed.vocab} is too small: the tokenizer '
+        f"has {size} tokens. Remove it to take the tokenizer's, or set it to "
+        f'{size} or more.'
+      )
+    return self
+
+  @nn.nowrap
+  def for_inference(self) -> 'Decoder':
+    """The same function, with memory in its cheapest form; not to train."""
+    return dataclasses.replace(self, memory=self.memory.for_inference())
+
+  @nn.nowrap
+  def boxed_params(self, key: Array) -> Params:
+    """Initial parameters, each boxed with the names of its logical axes."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    at = segment_coords(tokens)
+
+    def every_part(model, tokens):
+      hidden, _, _ = model(tokens, at, self.initial(1))
+      return model.nll(hidden, tokens)
+
+    return self.init(key, tokens, method=every_part)['params']
+
+  @nn.nowrap
+  def init_params(self, key: Array) -> Params:
+    """Initial parameters: a nested dict of float32 arrays."""
+    return nn.unbox(self.boxed_params(key))
+
+  @nn.nowrap
+  def axes(self) -> Params:
+    """Logical axes of every parameter: a tuple of names each."""
+    boxed = jax.eval_shape(self.boxed_params, jax.random.key(0))
+    return jax.tree.map(
+      lambda box: tuple(box.names),
+      boxed,
+      is_leaf=lambda box: isinstance(box, nn.meta.AxisMetadata),
+    )
+
+  @nn.nowrap
+  def initial(self, batch: int) -> LayerCarry:
+    """The carry of `batch` rows that have read nothing; leaves [L, B, ...]."""
+    memory = self.memory.initial(batch, self.sizes(), self.compute.jax_dtype)
+    return LayerCarry(self._per_layer(memory))
+
+  @nn.nowrap
+  def open(self, batch: int, segment: int) -> LayerCarry:
+    """As `initial`, with an open segment: for reading token by token."""
+    sizes, dtype = self.sizes(segment), self.compute.jax_dtype
+    opened = open_segment(batch, segment, sizes, dtype)
+    return self.initial(batch).replace(open=self._per_layer(opened))
+
+  @nn.nowrap
+  def filled(self, carry: LayerCarry) -> Array:
+    """Tokens in the open segment of each row: int32 [B]."""
+    return (carry.open.at.document[0] >= 0).sum(axis=1, dtype=jnp.int32)
+
+  @nn.nowrap
+  def close(self, carry: LayerCarry) -> LayerCarry:
+    """Rows whose open segment is full: into memory, and it is empty again."""
+    opened = carry.open
+    full_B = self.filled(carry) == opened.at.length
+
+    def one_layer(memory, opened):
+      written, _ = self.memory.write(
+        memory, opened.x, opened.k, opened.v, opened.at
+      )
+      return jax.tree.map(
+        lambda new, old: jnp.where(_rows(full_B, new), new, old),
+        written,
+        memory,
+      )
+
+    memory = jax.vmap(one_layer)(carry.memory, opened)
+    document = jnp.where(full_B[None, :, None], EMPTY, opened.at.document)
+    opened = opened.replace(at=opened.at.replace(document=document))
+    return LayerCarry(memory, opened)
+
+  @nn.nowrap
+  def forget(self, carry: LayerCarry, rows_B: Array) -> LayerCarry:
+    """The carry with the memory of some rows emptied."""
+    forget = jax.vmap(self.memory.forget, in_axes=(0, None))
+    return carry.replace(memory=forget(carry.memory, rows_B))
+
+  @nn.nowrap
+  def scores(self, params: Params, segment: int) -> Score:
+    """Every layer's score for segments of this length, stacked.
+
+    For parameters that stand still: the relative keys of all distances.
+    """
+    sizes, top = self.sizes(segment), params.get('once', {})
+    shared = self.position.once(_given(top), sizes, lambda x: x)
+    return jax.vmap(
+      lambda layer: self.position.score(_given(layer), shared, sizes)
+    )(params['layers'])
+
+  @nn.nowrap
+  def _per_layer(self, one):
+    depth = self.stack.depth
+    return jax.tree.map(
+      lambda leaf: jnp.broadcast_to(leaf[None], (depth, *leaf.shape)), one
+    )
+
+
+class Once(nn.Module):
+  """What a position scheme shares between layers."""
+
+  position: Position
+
+  @nn.compact
+  def __call__(self, sizes: Sizes, drop):
+    return self.position.once(declare(self), sizes, drop)
+
+
+def _given(params):
+  """A `param` that looks parameters up instead of declaring them."""
+  return lambda name, shape, axes, init=None: params[name]
+
+
+def _rows(rows_B, like):
+  return rows_B.reshape(-1, *(1,) * (like.ndim - 1))

@@ -1,0 +1,92 @@
+"""The sizes of a stack and how it is computed: parts of a config."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+  """`depth` equal layers: attention, then a feed-forward part.
+
+  `head_width` None = width / num_heads; `ffn_width` None = 4 x width.
+  `pre_norm`: norms sit before each part and memory holds un-normed states;
+  as published, nothing is normed after the last layer then.
+  """
+
+  depth: int
+  num_heads: int
+  head_width: int | None = None
+  ffn_width: int | None = None
+  pre_norm: bool = False
+
+  def __post_init__(self):
+    for name in ('depth', 'num_heads', 'head_width', 'ffn_width'):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(
+          f'model.stack.{name} = {value} must be at least 1. Give it a '
+          'positive number.'
+        )
+
+  def head_width_of(self, width: int) -> int:
+    if self.head_width is not None:
+      return self.head_width
+    if width % self.num_heads:
+      near = [n for n in range(1, width + 1) if width % n == 0]
+      near.sort(key=lambda n: abs(n - self.num_heads))
+      raise ValueError(
+        f'model.stack.num_heads = {self.num_heads} does not divide '
+        f'model.embed.width = {width}. Use {near[0]} or {near[1]} heads, '
+        'another width, or set model.stack.head_width.'
+      )
+    return width // self.num_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+  """Rates: `hidden` for states and positions, `attention` for its weights."""
+
+  hidden: float = 0.0
+  attention: float = 0.0
+
+  def __post_init__(self):
+    for name in ('hidden', 'attention'):
+      rate = getattr(self, name)
+      if not 0 <= rate < 1:
+        raise ValueError(
+          f'model.dropout.{name} = {rate} is the share of values dropped and '
+          'must be at least 0 and below 1.'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+  """How the model is computed; none of it changes what it means.
+
+  `dtype`: of activations; parameters, softmax and losses stay float32.
+  `remat_layers`, `remat_segments`: recompute instead of storing, per layer
+  and per segment. `unroll`: layers per step of the scan over layers; more
+  is faster and compiles longer.
+  """
+
+  dtype: str = 'float32'
+  remat_layers: bool = False
+  remat_segments: bool = False
+  unroll: int = 1
+
+  def __post_init__(self):
+    if self.dtype not in ('float32', 'bfloat16'):
+      raise ValueError(
+        f'model.compute.dtype = {self.dtype!r} is not a type lctx computes '
+        "in. Use 'float32' or 'bfloat16'."
+      )
+    if self.unroll < 1:
+      raise ValueError(
+        f'model.compute.unroll = {self.unroll} counts layers and must be at '
+        'least 1.'
+      )
+
+  @property
+  def jax_dtype(self):
+    return jnp.dtype(self.dtype)

@@ -1,0 +1,193 @@
+"""Tokens in and tokens out: dense or adaptive, tied or not.
+
+Adaptive input: Baevski and Auli 2019. Bin i of the vocabulary, cut at
+`cutoffs`, has vectors of width `embed_width // div_val**i`, projected to the
+model's width. Names and ties follow the published Transformer-XL.
+"""
+
+import dataclasses
+import itertools
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lctx.layers.parameters import declare
+from lctx.losses import Output
+
+_small = nn.initializers.normal(stddev=0.01)  # `proj_init_std`
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding:
+  """The vocabulary's part of a model.
+
+  `vocab`: number of tokens; None = the tokenizer's. `tie_projections`: one
+  flag per bin; the first bin's is never set in the published models.
+  """
+
+  width: int
+  vocab: int | None = None
+  embed_width: int | None = None
+  cutoffs: tuple[int, ...] = ()
+  div_val: int = 1
+  tie_weights: bool = True
+  tie_projections: tuple[bool, ...] = ()
+
+  def __post_init__(self):
+    if self.width < 2 or self.width % 2:
+      raise ValueError(
+        f'model.embed.width = {self.width} must be even and at least 2: half '
+        'of it are sines, half cosines.'
+      )
+    if self.vocab is not None:
+      self._check_cutoffs()
+    if self.embed_width is not None and self.embed_width < 1:
+      raise ValueError(
+        f'model.embed.embed_width = {self.embed_width} must be at least 1, or '
+        'none for the width of the model.'
+      )
+    if self.div_val < 1:
+      raise ValueError(
+        f'model.embed.div_val = {self.div_val} divides the width of each '
+        'further bin and must be at least 1.'
+      )
+    if len(self.tie_projections) not in (0, len(self.cutoffs) + 1):
+      raise ValueError(
+        f'model.embed.tie_projections has {len(self.tie_projections)} flags '
+        f'for the {len(self.cutoffs) + 1} bins that model.embed.cutoffs = '
+        f'{self.cutoffs} makes. Give one flag per bin, or none at all.'
+      )
+    self._check_widths()
+
+  def _check_cutoffs(self):
+    ends = (*self.cutoffs, self.vocab)
+    if any(a >= b for a, b in itertools.pairwise((0, *ends))):
+      raise ValueError(
+        f'model.embed.cutoffs = {self.cutoffs} must rise from above 0 to '
+        f'below the vocabulary, model.embed.vocab = {self.vocab}. Remove the '
+        'cutoffs past the vocabulary, or use a larger one.'
+      )
+
+  def _check_widths(self):
+    narrowest = self._vectors // self.div_val ** len(self.cutoffs)
+    if narrowest < 1:
+      raise ValueError(
+        f'model.embed.div_val = {self.div_val} leaves the last of '
+        f'{len(self.cutoffs) + 1} bins no width: {self._vectors} // '
+        f'{self.div_val}**{len(self.cutoffs)} = 0. Use a smaller div_val or '
+        'fewer cutoffs.'
+      )
+
+  @property
+  def _vectors(self) -> int:
+    return self.width if self.embed_width is None else self.embed_width
+
+  @property
+  def bins(self) -> tuple[tuple[int, int], ...]:
+    """First token and end of each bin."""
+    return tuple(itertools.pairwise((0, *self.cutoffs, self.vocab)))
+
+  @property
+  def tables(self) -> tuple[tuple[int, int], ...]:
+    """Shape of each table: with div_val 1 all bins share one."""
+    if self.div_val == 1:
+      return ((self.vocab, self._vectors),)
+    return tuple(
+      (end - start, self._vectors // self.div_val**i)
+      for i, (start, end) in enumerate(self.bins)
+    )
+
+  @property
+  def projected(self) -> bool:
+    return self.div_val > 1 or self._vectors != self.width
+
+  def projection_is_tied(self, i: int) -> bool:
+    return bool(self.tie_projections) and self.tie_projections[i]
+
+
+class Vocabulary(nn.Module):
+  """The parameters of an `Embedding`: tokens to x, and the way back."""
+
+  embed: Embedding
+  dtype: jnp.dtype
+
+  def setup(self):
+    embed, param = self.embed, declare(self)
+    width, zeros = embed.width, nn.initializers.zeros
+    self.tables = tuple(
+      param(f'table_{i}', shape, ('vocab', 'vector'))
+      for i, shape in enumerate(embed.tables)
+    )
+    self.projections = tuple(
+      param(f'projection_{i}', (width, e), ('width', 'vector'), _small)
+      for i, (_, e) in enumerate(embed.tables)
+      if embed.projected
+    )
+    self.biases = tuple(
+      param(f'out_bias_{i}', (v,), ('vocab',), zeros)
+      for i, (v, _) in enumerate(embed.tables)
+    )
+    self.out_tables = self._out_tables(param)
+    self.out_projections = self._out_projections(param)
+    self.clusters = self._clusters(param)
+
+  def _out_tables(self, param):
+    if self.embed.tie_weights:
+      return self.tables
+    return tuple(
+      param(f'out_table_{i}', shape, ('vocab', 'vector'))
+      for i, shape in enumerate(self.embed.tables)
+    )
+
+  def _out_projections(self, param):
+    embed, shared = self.embed, len(self.embed.tables) == 1
+    if not embed.projected:
+      return (None,) * len(embed.bins)
+    tied = [self.projections[0 if shared else i] for i, _ in self._bins()]
+    return tuple(
+      tied[i]
+      if embed.projection_is_tied(i)
+      else param(
+        f'out_projection_{i}', tied[i].shape, ('width', 'vector'), _small
+      )
+      for i, _ in self._bins()
+    )
+
+  def _clusters(self, param):
+    count, vectors = len(self.embed.cutoffs), self.embed.tables[0][1]
+    if not count:
+      return None
+    return (
+      param('clusters', (count, vectors), ('clusters', 'vector')),
+      param('cluster_bias', (count,), ('clusters',), nn.initializers.zeros),
+    )
+
+  def _bins(self):
+    return tuple(enumerate(self.embed.bins))
+
+  def __call__(self, tokens_BT):
+    """x [B, T, D] in the compute dtype, times the square root of width."""
+    if self.embed.div_val == 1:
+      x = self._vectors(0, tokens_BT)
+    else:
+      x = 0
+      for i, (start, end) in self._bins():
+        inside = (tokens_BT >= start) & (tokens_BT < end)
+        local = jnp.clip(tokens_BT - start, 0, end - start - 1)
+        x += jnp.where(inside[..., None], self._vectors(i, local), 0)
+    return x * jnp.asarray(self.embed.width**0.5, self.dtype)
+
+  def _vectors(self, i, ids_BT):
+    vectors_BTE = jnp.take(self.tables[i], ids_BT, axis=0).astype(self.dtype)
+    if not self.projections:
+      return vectors_BTE
+    projection_DE = self.projections[i].astype(self.dtype)
+    return jnp.einsum('bte,de->btd', vectors_BTE, projection_DE)
+
+  def output(self) -> Output:
+    """What the loss needs, one entry a bin."""
+    tables, biases = self.out_tables, self.biases
+    if len(tables) == 1:
+      tables = tuple(tables[0][a:b] for a, b in self.embed.bins)
+      biases = tuple(biases[0][a:b] for a, b in self.embed.bins)
+    return Output(tables, biases, self.out_projections, self.clusters)

@@ -1,0 +1,51 @@
+"""The seam of positions: a Position makes Scores, a Score changes logits."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from lctx.types import Array, Coords
+
+
+class Sizes(NamedTuple):
+  """What a position scheme must know of the model around it."""
+
+  width: int
+  num_heads: int
+  head_width: int
+  distances: int  # the longest distance a query can look back, plus one
+  dtype: Any  # of activations
+
+
+class Score:
+  """A pytree of arrays, nothing closed over, that changes attention logits."""
+
+  def rotate(
+    self, q_BTNH: Array, k_BSNH: Array, q_at: Coords, k_at: Coords
+  ) -> tuple[Array, Array]:
+    """Changes queries and keys once per source, before they meet."""
+    return q_BTNH, k_BSNH
+
+  def block(
+    self, s_BNTS: Array, q_BTNH: Array, q_at: Coords, k_at: Coords
+  ) -> Array:
+    """Changes a block of logits; `q_BTNH` is scaled but not rotated."""
+    return s_BNTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+  """A position scheme. It holds no parameters: it asks their owner for them.
+
+  Linen lets a module have one compact method, and a scheme has two places:
+  what the stack shares and what a layer owns. So each place passes its own
+  `param(name, shape, axes)`.
+  """
+
+  def once(self, param: Callable, sizes: Sizes, drop: Callable) -> Any:
+    """What every layer shares; owned by the stack. `drop` is its dropout."""
+    return None
+
+  def score(self, param: Callable, shared: Any, sizes: Sizes) -> Score:
+    """The score of one layer, whose parameters that layer owns."""
+    raise NotImplementedError

@@ -1,0 +1,169 @@
+"""Transformer-XL's relative positions, sinusoidal and learned.
+
+Dai et al. 2019, section 3.3. With d the distance from key back to query:
+
+  logit = scale * [(q + u).k + (q + v).r(d) + c(d)]
+
+`RelativeXL` (the paper, `attn_type` 0): r = r_net(sinusoid(d)), no c.
+`LearnedRelative` (Shaw et al. 2018, `attn_type` 1): r and c are tables, no v.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import struct
+
+from lctx.positions.base import Position, Score
+from lctx.types import Array, distance
+
+
+@dataclasses.dataclass(frozen=True)
+class RelativeXL(Position):
+  """Sinusoids of the distance, projected by each layer.
+
+  `clamp`: distances beyond it count as it (`clamp_len`); None = no limit.
+  `per_layer`: each layer has its own biases u and v (`untie_r`); the
+  published PyTorch models share one pair.
+  """
+
+  clamp: int | None = None
+  per_layer: bool = False
+
+  def __post_init__(self):
+    check_clamp(self)
+
+  def once(self, param, sizes, drop):
+    rows = sizes.distances
+    if self.clamp is not None:
+      rows = min(rows, self.clamp + 1)
+    sinusoid_PD = sinusoid(jnp.arange(rows), sizes.width)
+    sinusoid_PD = drop(sinusoid_PD.astype(sizes.dtype))
+    return None if self.per_layer else biases(param, sizes), sinusoid_PD
+
+  def score(self, param, shared, sizes):
+    shared_biases, sinusoid_PD = shared
+    u_NH, v_NH = shared_biases or biases(param, sizes)
+    shape = (sizes.width, sizes.num_heads, sizes.head_width)
+    kernel_DNH = param('relative', shape, ('width', 'heads', 'head_width'))
+    kernel_DNH = kernel_DNH.astype(sinusoid_PD.dtype)
+    r_PNH = jnp.einsum('pd,dnh->pnh', sinusoid_PD, kernel_DNH)
+    return Relative(r_PNH, u_NH, v_NH, None, sizes.head_width**-0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedRelative(Position):
+  """A table of `length` distances per layer; farther ones use its last row.
+
+  `clamp` keeps the rows of distances 0 to clamp - 1, as published.
+  """
+
+  length: int
+  clamp: int | None = None
+
+  def __post_init__(self):
+    check_clamp(self)
+    if self.length < 1:
+      raise ValueError(
+        f'model.position.length = {self.length} is the number of distances '
+        'in the table and must be at least 1. Use segment + memory.'
+      )
+
+  def score(self, param, shared, sizes):
+    heads = (sizes.num_heads, sizes.head_width)
+    axes = ('distances', 'heads', 'head_width')
+    r_PNH = param('relative', (self.length, *heads), axes)
+    c_PN = param('relative_bias', (self.length, heads[0]), axes[:2])
+    u_NH = param('content_bias', heads, axes[1:])
+    r_PNH, c_PN = r_PNH[: self.clamp], c_PN[: self.clamp]
+    return Relative(r_PNH, u_NH, None, c_PN, sizes.head_width**-0.5)
+
+
+@struct.dataclass
+class Relative(Score):
+  """Adds what the distance says. Row p of `r_PNH` is distance p.
+
+  Distances past the last row use the last row.
+  """
+
+  r_PNH: Array
+  u_NH: Array
+  v_NH: Array | None
+  c_PN: Array | None
+  scale: float = struct.field(pytree_node=False)
+
+  def rotate(self, q_BTNH, k_BSNH, q_at, k_at):
+    return q_BTNH + self._scaled(self.u_NH, q_BTNH), k_BSNH
+
+  def block(self, s_BNTS, q_BTNH, q_at, k_at):
+    if self.v_NH is not None:
+      q_BTNH = q_BTNH + self._scaled(self.v_NH, q_BTNH)
+    if q_at.start is None or k_at.start is None:
+      by_distance_BNTP = self._by_distance(q_BTNH, self.r_PNH, self.c_PN)
+      return s_BNTS + gathered(by_distance_BNTP, distance(q_at, k_at))
+    back = q_at.start - k_at.start  # the farthest distance of query 0
+    rows = min(back + q_at.length, self.r_PNH.shape[0])
+    r_PNH = jnp.flip(self.r_PNH[:rows], axis=0)  # the farthest comes first
+    c_PN = None if self.c_PN is None else jnp.flip(self.c_PN[:rows], axis=0)
+    by_distance_BNTP = self._by_distance(q_BTNH, r_PNH, c_PN)
+    return s_BNTS + shifted(by_distance_BNTP, back, k_at.length)
+
+  def _by_distance(self, q_BTNH, r_PNH, c_PN):
+    x_BNTP = jnp.einsum(
+      'btnh,pnh->bntp',
+      q_BTNH,
+      r_PNH.astype(q_BTNH.dtype),
+      preferred_element_type=jnp.float32,
+    )
+    if c_PN is None:
+      return x_BNTP
+    return x_BNTP + (c_PN * self.scale).T[None, :, None, :]
+
+  def _scaled(self, bias_NH, q_BTNH):
+    return (bias_NH * self.scale).astype(q_BTNH.dtype)[None, None]
+
+
+def gathered(x_BNTP: Array, steps_BTS: Array) -> Array:
+  """x[..., i, steps(i, j)], clipped to the table: any coordinates."""
+  clipped_BTS = jnp.clip(steps_BTS, 0, x_BNTP.shape[-1] - 1)
+  return jnp.take_along_axis(x_BNTP, clipped_BTS[:, None], axis=-1)
+
+
+def shifted(x_BNTP: Array, back: int, keys: int) -> Array:
+  """out[..., i, j] = x at distance back + i - j, where x has distances down.
+
+  Dai et al. 2019, appendix B. Flattening rows one longer than they are read
+  moves each by one more than the row before. The last column of x is
+  distance 0; what lies ahead of a query is garbage for the mask to hide.
+  Distances beyond the first column use it.
+  """
+  batch, heads, queries, rows = x_BNTP.shape
+  reach = back + queries
+  width = max(reach, keys)
+  x_BNTP = jnp.pad(
+    x_BNTP, ((0, 0), (0, 0), (0, 0), (reach - rows, 0)), mode='edge'
+  )
+  x_BNTP = jnp.pad(x_BNTP, ((0, 0), (0, 0), (0, 0), (0, width + 1 - reach)))
+  flat = x_BNTP.reshape(batch, heads, queries * (width + 1))
+  flat = flat[..., queries - 1 : queries - 1 + queries * width]
+  return flat.reshape(batch, heads, queries, width)[..., :keys]
+
+
+def sinusoid(position_P: Array, width: int) -> Array:
+  """[P, width]: sines, then cosines, of position * 10000^(-2j / width)."""
+  j = jnp.arange(0, width, 2, dtype=jnp.float32)
+  angle = position_P[:, None].astype(jnp.float32) / 10_000 ** (j / width)[None]
+  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def biases(param, sizes) -> tuple[Array, Array]:
+  """u, which asks for content, and v, which asks for distance."""
+  shape, axes = (sizes.num_heads, sizes.head_width), ('heads', 'head_width')
+  return param('content_bias', shape, axes), param('distance_bias', shape, axes)
+
+
+def check_clamp(position) -> None:
+  if position.clamp is not None and position.clamp < 1:
+    raise ValueError(
+      f'model.position.clamp = {position.clamp} is a distance and must be at '
+      'least 1. Use none for no limit.'
+    )

@@ -1,0 +1,33 @@
+"""What every test shares: eight CPU devices, strict shapes, tolerances."""
+
+import os
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '')
+  + ' --xla_force_host_platform_device_count=8'
+)
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_default_matmul_precision', 'highest')
+
+PARITY = 2e-5  # float32 against published values, relative to the largest
+EXACT = 1e-6  # float32, the same sums in another order
+
+
+@pytest.fixture
+def close():
+  """Asserts equality within a tolerance relative to the largest entry."""
+
+  def check(got, want, tolerance=PARITY):
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape
+    scale = max(1e-30, np.abs(want).max(initial=0.0))
+    worst = np.abs(got - want).max(initial=0.0) / scale
+    assert worst <= tolerance, f'{worst:.2e} > {tolerance:.0e}'
+
+  return check
