@@ -139,9 +139,10 @@ def shifted(x_BNTP: Array, back: int, keys: int) -> Array:
   batch, heads, queries, rows = x_BNTP.shape
   reach = back + queries
   width = max(reach, keys)
-  x_BNTP = jnp.pad(
-    x_BNTP, ((0, 0), (0, 0), (0, 0), (reach - rows, 0)), mode='edge'
-  )
+  if rows < reach:
+    shape = (batch, heads, queries, reach - rows)
+    far_BNTP = jnp.broadcast_to(x_BNTP[..., :1], shape)
+    x_BNTP = jnp.concatenate([far_BNTP, x_BNTP], axis=-1)
   x_BNTP = jnp.pad(x_BNTP, ((0, 0), (0, 0), (0, 0), (0, width + 1 - reach)))
   flat = x_BNTP.reshape(batch, heads, queries * (width + 1))
   flat = flat[..., queries - 1 : queries - 1 + queries * width]
