@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from lctx.kernels.source import Source
@@ -50,6 +51,10 @@ class Memory:
   def forget(self, carry: Carry, rows_B: Array) -> Carry:
     """Empties the memory of the rows where `rows_B` is true."""
     return carry
+
+  def exchange(self, carry: Carry, rows_B: Array) -> Carry:
+    """Row b with what row `rows_B[b]` remembers: memory of another text."""
+    return jax.tree.map(lambda leaf: leaf[rows_B], carry)
 
   def for_inference(self) -> 'Memory':
     """The same memory in its cheapest form for a model that is not trained."""

@@ -89,6 +89,10 @@ class XLCache(Memory):
     document = jnp.where(rows_B[:, None], EMPTY, carry.at.document)
     return carry.replace(at=carry.at.replace(document=document))
 
+  def exchange(self, carry, rows_B):
+    states = jax.tree.map(lambda x: x[rows_B], carry.states)
+    return carry.replace(states=states)  # the same slots are visible
+
   def for_inference(self):
     return ProjectedXLCache(self.length, self.same_length)
 

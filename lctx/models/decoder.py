@@ -176,17 +176,12 @@ class Decoder(nn.Module):
     opened = carry.open
     full_B = self.filled(carry) == opened.at.length
 
-    def one_layer(memory, opened):
-      written, _ = self.memory.write(
-        memory, opened.x, opened.k, opened.v, opened.at
-      )
-      return jax.tree.map(
-        lambda new, old: jnp.where(_rows(full_B, new), new, old),
-        written,
-        memory,
-      )
+    def write(memory, opened):
+      states = (opened.x, opened.k, opened.v)
+      return self.memory.write(memory, *states, opened.at)[0]
 
-    memory = jax.vmap(one_layer)(carry.memory, opened)
+    written = LayerCarry(jax.vmap(write)(carry.memory, opened))
+    memory = self.where(full_B, written, LayerCarry(carry.memory)).memory
     document = jnp.where(full_B[None, :, None], EMPTY, opened.at.document)
     opened = opened.replace(at=opened.at.replace(document=document))
     return LayerCarry(memory, opened)
@@ -196,6 +191,24 @@ class Decoder(nn.Module):
     """The carry with the memory of some rows emptied."""
     forget = jax.vmap(self.memory.forget, in_axes=(0, None))
     return carry.replace(memory=forget(carry.memory, rows_B))
+
+  @nn.nowrap
+  def exchange(self, carry: LayerCarry, rows_B: Array) -> LayerCarry:
+    """Row b with what row `rows_B[b]` remembers, in row b's own slots."""
+    exchange = jax.vmap(self.memory.exchange, in_axes=(0, None))
+    return carry.replace(memory=exchange(carry.memory, rows_B))
+
+  @nn.nowrap
+  def where(
+    self, rows_B: Array, new: LayerCarry, old: LayerCarry
+  ) -> LayerCarry:
+    """`new` in the rows where `rows_B` is true, else `old`."""
+
+    def leaf(new, old):
+      rows = rows_B.reshape(1, -1, *(1,) * (new.ndim - 2))
+      return jnp.where(rows, new, old)
+
+    return jax.tree.map(leaf, new, old)
 
   @nn.nowrap
   def scores(self, params: Params, segment: int) -> Score:
@@ -230,7 +243,3 @@ class Once(nn.Module):
 def _given(params):
   """A `param` that looks parameters up instead of declaring them."""
   return lambda name, shape, axes, init=None: params[name]
-
-
-def _rows(rows_B, like):
-  return rows_B.reshape(-1, *(1,) * (like.ndim - 1))

@@ -45,12 +45,7 @@ def scan_segments(
     ValueError: k + 1 does not divide the number of segments.
   """
   count, run = jax.tree.leaves(segments)[0].shape[0], gradient_segments + 1
-  if gradient_segments < 0 or count % run:
-    raise ValueError(
-      f'train.gradient_segments = {gradient_segments} cuts a step into runs '
-      f'of {run} segments, but data.segments = {count} is no multiple of '
-      f'{run}. Change one of them.'
-    )
+  check_runs(count, gradient_segments)
   if remat:
     step = jax.checkpoint(step, prevent_cse=False)
   if run == 1:
@@ -64,6 +59,17 @@ def scan_segments(
   )
   carry, out = jax.lax.scan(_detached(one_run), carry, runs)
   return carry, jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), out)
+
+
+def check_runs(count: int, gradient_segments: int) -> None:
+  """Raises ValueError unless `count` segments make whole runs of k + 1."""
+  run = gradient_segments + 1
+  if gradient_segments < 0 or count % run:
+    raise ValueError(
+      f'train.gradient_segments = {gradient_segments} cuts a step into runs '
+      f'of {run} segments, but data.segments = {count} is no multiple of '
+      f'{run}. Change one of them.'
+    )
 
 
 def _detached(step):

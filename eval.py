@@ -1,0 +1,34 @@
+"""Evaluates a trained model, at any segment and memory length.
+
+python eval.py --workdir=DIR [--checkpoint=best] [--config.eval.NAME=VALUE ...]
+"""
+
+from absl import flags
+
+import lctx
+from lctx import command, config
+
+WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'The folder that train.py was given. Its config is used; '
+  '--config.NAME=VALUE sets any of its fields, as --config.eval.segment=64.',
+)
+CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', 'best', "'best', 'latest' or the number of a step."
+)
+
+
+def main(overrides: command.Overrides) -> None:
+  changed = config.read(WORKDIR.value, overrides)
+  for name in overrides:
+    if name.split('.')[0] not in ('eval', 'data'):
+      raise lctx.UserError(
+        f'--config.{name} was decided in training, so it has no effect here. '
+        'Set fields of --config.eval and --config.data only.'
+      )
+  lctx.evaluate(WORKDIR.value, config=changed, checkpoint=CHECKPOINT.value)
+
+
+if __name__ == '__main__':
+  command.run(main, required=[WORKDIR])

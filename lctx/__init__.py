@@ -1,0 +1,82 @@
+"""Long-context language models in JAX and Flax.
+
+A model reads one segment and carries what it remembers. This page is the
+table of contents: train, evaluate and load a run; the config that makes one;
+the parts a config is made of.
+"""
+
+from lctx import presets
+from lctx.checkpoint import Checkpoints
+from lctx.config import Config
+from lctx.data import (
+  ByBytes,
+  ByDocument,
+  ByName,
+  Bytes,
+  JsonLines,
+  Lanes,
+  Mixture,
+  PublishedBytes,
+  SentencePiece,
+  Stdlib,
+  Text,
+  Tfds,
+  Words,
+)
+from lctx.errors import UserError
+from lctx.evaluation.score import Evaluation
+from lctx.generation.sampling import Sampling
+from lctx.loaded import Loaded, load
+from lctx.models.parts import Compute
+from lctx.optimizer import (
+  Adafactor,
+  Adam,
+  Constant,
+  Cosine,
+  InverseSquareRoot,
+  Linear,
+  Lion,
+  Muon,
+)
+from lctx.run import evaluate, train
+from lctx.sharding.mesh import Mesh
+from lctx.training.metrics import Logging
+from lctx.training.step import Training
+
+__all__ = [
+  'Adafactor',
+  'Adam',
+  'ByBytes',
+  'ByDocument',
+  'ByName',
+  'Bytes',
+  'Checkpoints',
+  'Compute',
+  'Config',
+  'Constant',
+  'Cosine',
+  'Evaluation',
+  'InverseSquareRoot',
+  'JsonLines',
+  'Lanes',
+  'Linear',
+  'Lion',
+  'Loaded',
+  'Logging',
+  'Mesh',
+  'Mixture',
+  'Muon',
+  'PublishedBytes',
+  'Sampling',
+  'SentencePiece',
+  'Stdlib',
+  'Text',
+  'Tfds',
+  'Training',
+  'UserError',
+  'Words',
+  'evaluate',
+  'load',
+  'presets',
+  'train',
+]

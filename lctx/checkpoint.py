@@ -1,0 +1,298 @@
+"""Checkpoints: saved in the background, checked when read, never half there.
+
+Orbax writes and reads the arrays. What it leaves to us is here: which steps
+to keep, and the proof that what was read is what was written (it restores a
+flipped byte in silence). One step is one folder, `<step>/`, with two items:
+`state`, the leaves by name, and `meta`, the caller's JSON beside a table of
+every leaf's shape, type and checksum.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from lctx.checksum import check_fit, compare, named_leaves, table
+from lctx.damage import DamageError, everywhere, patient_event_loops, reason
+
+__all__ = [
+  'CheckpointError',
+  'CheckpointStore',
+  'Checkpoints',
+  'Restored',
+  'compare',
+]
+
+PyTree = Any
+_log = logging.getLogger(__name__)
+
+
+class CheckpointError(ValueError):
+  """A checkpoint that cannot be written, read, or used for this run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+  """When to save, and what to keep: the newest steps and the best ones."""
+
+  every: int = 1000  # steps between saves
+  keep_last: int = 2
+  keep_best: int = 1  # by `metric`, besides the newest
+  metric: str = 'bits_per_token'  # of the validation; lower is better
+
+  def __post_init__(self):
+    for name, least in (('every', 1), ('keep_last', 1), ('keep_best', 0)):
+      if getattr(self, name) < least:
+        raise ValueError(
+          f'checkpoint.{name} is {getattr(self, name)}, but has to be at '
+          f'least {least}. Raise it; to save rarely, raise checkpoint.every.'
+        )
+
+
+class Restored(NamedTuple):
+  """What a checkpoint gives back."""
+
+  step: int
+  state: PyTree
+  meta: dict
+
+
+class CheckpointStore:
+  """The checkpoints in one folder. Every process of a run makes the same calls.
+
+  The folder may be a bucket (`gs://...`). Leaves of a state are `jax.Array`s
+  of any type, typed random keys included, under any sharding.
+  """
+
+  def __init__(self, folder: os.PathLike | str, settings: Checkpoints):
+    self.folder = epath.Path(folder).absolute()
+    self.settings = settings
+    self._damaged: set[int] = set()  # newer than what was restored instead
+    options = ocp.CheckpointManagerOptions(preservation_policy=_Keep(self))
+    with _failing_as(f'The folder {self.folder} cannot be used'):
+      self._manager = ocp.CheckpointManager(self.folder, options=options)
+    self._scores: dict[int, float] = {}
+    for step in self.steps:
+      # A step whose metadata cannot be read has no rank; restoring it says so.
+      with contextlib.suppress(Exception):
+        self._rank(step, self._read_meta(step)['metrics'])
+
+  def __enter__(self) -> 'CheckpointStore':
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps that can be restored, as far as is known, in rising order."""
+    return sorted(set(self._manager.all_steps()) - self._damaged)
+
+  @property
+  def latest_step(self) -> int | None:
+    return max(self.steps, default=None)
+
+  @property
+  def best_step(self) -> int | None:
+    """The step of lowest metric (the later of equals); None: none has one."""
+    return next(iter(self.best(self.steps)), None)
+
+  def best(self, steps: list[int]) -> list[int]:
+    """Those of `steps` that were saved with the metric, best first."""
+    ranked = [step for step in steps if step in self._scores]
+    return sorted(ranked, key=lambda step: (self._scores[step], -step))
+
+  def save(self, step: int, state: PyTree, meta: dict, metrics=None) -> None:
+    """Starts to write a checkpoint; returns when `state` may be overwritten.
+
+    Nothing happens if the step is there already. Whatever went wrong in the
+    background since the last call raises here, or in `wait` and `close`.
+
+    Args:
+      step: updates made so far.
+      state: the pytree to save.
+      meta: whatever JSON can hold, for `restore` to give back.
+      metrics: of a validation at this step, `settings.metric` among them; or
+        None, and the step is never among the best.
+    """
+    if metrics is not None and self.settings.metric not in metrics:
+      raise ValueError(
+        f'checkpoint.metric is {self.settings.metric!r}, which the validation '
+        f'does not measure. Choose one of {sorted(metrics)}.'
+      )
+    self.wait()
+    if step in self.steps:
+      return
+    leaves = {k: x for k, x in named_leaves(state).items() if x.size}
+    assert all(isinstance(x, jax.Array) for x in leaves.values())
+    body = {'meta': meta, 'metrics': metrics, 'leaves': table(state)}
+    body = json.loads(json.dumps(body))
+    body['hash'] = _hash(body)
+    self._rank(step, metrics)
+    with self._writing():
+      if step in self._damaged:
+        self._manager.delete(step)
+        self._damaged.remove(step)  # what is saved now is another matter
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(leaves), meta=ocp.args.JsonSave(body)
+        ),
+        force=True,  # also where a newer step, found damaged, is still there
+      )
+      self._damaged.clear()  # `_Keep` has dismissed them
+
+  def restore(
+    self,
+    abstract_state: PyTree,
+    step: int | None = None,
+    check: Callable[[dict], None] = lambda meta: None,
+  ) -> Restored | None:
+    """The newest checkpoint that is whole, or None where there is none.
+
+    A damaged one is skipped for the one before it, with a warning. If an
+    older one was restored, the damaged ones go when the next is saved.
+
+    Args:
+      abstract_state: what to make: a pytree of `jax.ShapeDtypeStruct`, or of
+        arrays, with the shardings to restore to (none: the first device).
+      step: this one and no other.
+      check: raises if `meta` is of another run; called before arrays are read.
+
+    Raises:
+      CheckpointError: no checkpoint, or not the one asked for, can be read;
+        or it holds other leaves than `abstract_state`.
+    """
+    self.wait()
+    steps = self.steps if step is None else [step]
+    if not set(steps) <= set(self.steps):
+      raise CheckpointError(
+        f'{self.folder} has no checkpoint of step {step}. It has '
+        f'{self.steps or "none at all"}; ask for one of these.'
+      )
+    bad = {}
+    for candidate in reversed(steps):
+      try:
+        restored = self._restore(candidate, abstract_state, check)
+      except DamageError as damage:
+        bad[candidate] = str(damage)
+        where = self.folder / str(candidate)
+        _log.warning('Checkpoint %s is skipped: %s.', where, damage)
+      else:
+        self._damaged |= set(bad)
+        return restored
+    if not bad:
+      return None
+    reasons = '; '.join(f'step {s}: {reason}' for s, reason in bad.items())
+    raise CheckpointError(
+      f'No checkpoint in {self.folder} can be restored ({reasons}). Copy the '
+      'folder back from a backup, name another step, or start again in a new '
+      'workdir.'
+    )
+
+  def wait(self) -> None:
+    """Returns when all that was saved is on disk."""
+    with self._writing():
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, and frees threads and file handles."""
+    with self._writing():
+      self._manager.close()
+
+  def _rank(self, step: int, metrics: dict | None) -> None:
+    score = (metrics or {}).get(self.settings.metric, math.nan)
+    self._scores.pop(step, None)
+    if math.isfinite(score):
+      self._scores[step] = float(score)
+
+  def _writing(self):
+    return _failing_as(f'A checkpoint could not be written to {self.folder}')
+
+  def _restore(self, step: int, abstract_state: PyTree, check) -> Restored:
+    body = everywhere('metadata', lambda: self._read_meta(step))
+    check(body['meta'])
+    where = self.folder / str(step)
+    check_fit(body['leaves'], abstract_state, where)
+    targets = {k: _target(x) for k, x in named_leaves(abstract_state).items()}
+    leaves = everywhere('arrays', lambda: self._read_leaves(step, targets))
+    state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
+    got = table(state)
+    wrong = [name for name, row in body['leaves'].items() if got[name] != row]
+    if wrong:
+      some = ', '.join(wrong[:3]) + (' and others' if len(wrong) > 3 else '')
+      raise DamageError(f'{some}: the checksum differs from the saved one')
+    return Restored(step, state, body['meta'])
+
+  def _read_meta(self, step: int) -> dict:
+    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    body = self._manager.restore(step, args=args)['meta']
+    if body.pop('hash', None) != _hash(body):
+      raise DamageError('they differ from what was written')
+    return body
+
+  def _read_leaves(self, step: int, targets: dict) -> list[jax.Array]:
+    full = {name: target for name, target in targets.items() if target.size}
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(full))
+    with patient_event_loops():
+      read = self._manager.restore(step, args=args)['state']
+    return [
+      read[name] if target.size else _empty(target)
+      for name, target in targets.items()
+    ]
+
+
+class _Keep:
+  """Tells Orbax what to keep: the newest, the best, none that is damaged."""
+
+  def __init__(self, store: CheckpointStore):
+    self.store = store
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    """`checkpoints` come in the order in which they were saved."""
+    store, settings = self.store, self.store.settings
+    steps = [info.step for info in checkpoints]
+    whole = [step for step in steps if step not in store._damaged]
+    kept = {*whole[-settings.keep_last :]}
+    kept |= {*store.best(whole)[: settings.keep_best]}
+    return [step in kept for step in steps]
+
+
+@contextlib.contextmanager
+def _failing_as(what: str):
+  """Turns what Orbax and the file system raise into one paragraph."""
+  try:
+    yield
+  except Exception as error:
+    raise CheckpointError(
+      f'{what}: {reason(error)}. See that the disk has room and that the '
+      'folder may be written; checkpoints saved before are as they were.'
+    ) from error
+
+
+def _hash(body: dict) -> str:
+  text = json.dumps(body, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _target(leaf) -> jax.ShapeDtypeStruct:
+  first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  sharding = getattr(leaf, 'sharding', None) or first
+  sharding.shard_shape(leaf.shape)  # raises if the shards are not of one size
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _empty(target: jax.ShapeDtypeStruct) -> jax.Array:
+  """An array without elements, which Orbax cannot write."""
+  return jax.device_put(
+    jax.lax.full(target.shape, 0, target.dtype), target.sharding
+  )

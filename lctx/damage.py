@@ -1,0 +1,60 @@
+"""Reading what may be damaged: alike in all processes, and without noise."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+class DamageError(Exception):
+  """Why a checkpoint is not what was written."""
+
+
+def everywhere(what: str, read: Callable[[], Any]) -> Any:
+  """Calls `read` in every process; if one fails, all call it damage.
+
+  Else the others would wait for that one, for ever.
+  """
+  result, failure = None, ''
+  try:
+    result = read()
+  except Exception as error:  # Orbax raises anything, `Exception` itself too
+    failure = reason(error)
+  if np.any(multihost_utils.process_allgather(np.array(bool(failure)))):
+    failure = failure or 'another process failed'
+    raise DamageError(f'its {what} cannot be read ({failure})')
+  return result
+
+
+def reason(error: BaseException) -> str:
+  """The root of an error in a line; Orbax adds pages."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  line = (str(error).splitlines() or [''])[0].split(' [tensorstore_spec')[0]
+  line = line if len(line) <= 300 else line[:300] + ' ...'
+  return line.rstrip('.') or type(error).__name__
+
+
+@contextlib.contextmanager
+def patient_event_loops():
+  """Lets reads that are under way end before their event loop closes.
+
+  Orbax closes the loop at the first error; then every other read prints a
+  traceback ("Event loop is closed") when it ends.
+  """
+
+  class Patient(asyncio.SelectorEventLoop):
+    def close(self):
+      if not self.is_closed() and (left := asyncio.all_tasks(self)):
+        self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+      super().close()
+
+  new_event_loop = asyncio.new_event_loop
+  asyncio.new_event_loop = Patient
+  try:
+    yield
+  finally:
+    asyncio.new_event_loop = new_event_loop

@@ -1,0 +1,141 @@
+"""A codec turns bytes into ids and back; a tokenizer is how one is made."""
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+
+from lctx.data.corpora import Corpus
+from lctx.data.documents import digest
+
+_log = logging.getLogger(__name__)
+
+FILE = 'tokenizer.json'
+NO_NAME = 'the given text'  # of text that is no document
+
+
+class Codec:
+  """Ids and the bytes that each stands for.
+
+  `start` opens every document. `hash` is the sha256 of all that decides the
+  ids. `num_bytes` [size] counts bytes of text, 0 for marks.
+  """
+
+  kind: str  # names the class in a saved file
+
+  def __init__(self, pieces: list[bytes], start: int):
+    self.pieces = pieces
+    self.start = start
+    self.num_bytes = np.array([len(piece) for piece in pieces], np.int64)
+
+  @property
+  def size(self) -> int:
+    return len(self.pieces)
+
+  @property
+  def hash(self) -> str:
+    return digest(self.kind, json.dumps(self.state(), sort_keys=True))
+
+  def encode(self, text: bytes | str) -> np.ndarray:
+    """Its ids, int32, without `start`. Raises ValueError where it cannot."""
+    data = text.encode() if isinstance(text, str) else text
+    return np.concatenate([np.zeros(0, np.int32), *self.stream([data])])
+
+  def decode(self, ids) -> bytes:
+    return b''.join(self.pieces[i] for i in np.asarray(ids).reshape(-1))
+
+  def stream(
+    self, blocks: Iterable[bytes], name: str = NO_NAME
+  ) -> Iterator[np.ndarray]:
+    """The ids of a document piece by piece: together, those of `encode`."""
+    raise NotImplementedError
+
+  def state(self) -> dict:
+    """What decides the ids, fit for JSON; `restore` takes it."""
+    raise NotImplementedError
+
+  @classmethod
+  def restore(cls, state: dict) -> Self:
+    raise NotImplementedError
+
+  def save(self, folder: str | Path, source: str = '') -> None:
+    """Writes `tokenizer.json`, whole or not at all.
+
+    `source` tells later readers what the codec was made from.
+    """
+    content = {'kind': self.kind, 'source': source, 'hash': self.hash}
+    text = json.dumps({**content, 'state': self.state()})
+    write_whole(Path(folder) / FILE, text.encode())
+
+
+class Tokenizer(Protocol):
+  """What every tokenizer offers."""
+
+  def fit(self, corpus: Corpus, folder: str | Path) -> Codec: ...
+
+
+def fitted(
+  folder: str | Path, source: str, kind: type[Codec], make: Callable[[], Codec]
+) -> Codec:
+  """The codec saved in `folder` if it came from `source`, else a new one."""
+  saved = read_saved(folder)
+  if saved and (saved['kind'], saved['source']) == (kind.kind, source):
+    return kind.restore(saved['state'])
+  codec = make()
+  if saved and saved['hash'] != codec.hash:
+    _keep(Path(folder) / FILE, saved['hash'])
+  codec.save(folder, source)
+  _log.info('tokenizer: %d ids, hash %s', codec.size, codec.hash[:16])
+  return codec
+
+
+def read_saved(folder: str | Path) -> dict | None:
+  """What `save` wrote, or None where nothing is."""
+  path = Path(folder) / FILE
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_bytes())
+  except ValueError as error:
+    raise ValueError(
+      f'the tokenizer in {path} is damaged ({error}). Delete the file to make '
+      'it again from the corpus, or restore it from a copy.'
+    ) from error
+
+
+def _keep(path: Path, old_hash: str) -> None:
+  kept = path.with_name(f'{path.stem}.{old_hash[:16]}{path.suffix}')
+  os.replace(path, kept)
+  _log.warning(
+    'the corpus or data.tokenizer changed, and so does the tokenizer: the one '
+    'before is kept as %s',
+    kept,
+  )
+
+
+def write_whole(path: Path, data: bytes) -> None:
+  """Writes a file that readers see complete or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.partial')
+  try:
+    partial.write_bytes(data)
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def as_text(line: bytes, before: int, name: str) -> str:
+  """`line`, which `before` bytes precede in document `name`, as characters."""
+  try:
+    return line.decode()
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f'data.tokenizer reads UTF-8 text, and {name} is none at byte '
+      f'{before + error.start} (0x{line[error.start]:02x}: {error.reason}). '
+      'Repair the text, or use data.tokenizer=bytes, which reads any bytes.'
+    ) from error

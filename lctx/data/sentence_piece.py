@@ -1,0 +1,149 @@
+"""Subwords by SentencePiece, without any change to the text."""
+
+import dataclasses
+import io
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import sentencepiece
+
+from lctx.data.codec import Codec, as_text, fitted
+from lctx.data.corpora import Corpus
+from lctx.data.documents import LONGEST_LINE, digest, lines
+from lctx.data.piece_codec import PieceCodec
+
+_log = logging.getLogger(__name__)
+
+# The text stays as it is, and two marks and the bytes come first.
+_UNCHANGED = {
+  'byte_fallback': True,
+  'normalization_rule_name': 'identity',
+  'add_dummy_prefix': False,
+  'remove_extra_whitespaces': False,
+  'allow_whitespace_only_pieces': True,
+  'max_sentence_length': LONGEST_LINE,
+  'unk_id': 0,
+  'bos_id': 1,
+  'eos_id': -1,
+  'pad_id': -1,
+  'minloglevel': 2,
+}
+_SMALLEST = 2 + 256 + 1  # unknown, start, the bytes, one piece
+
+
+@dataclasses.dataclass(frozen=True)
+class SentencePiece:
+  """Subwords learned from the train split; what has none falls to bytes.
+
+  `model` is 'unigram' (Kudo 2018) or 'bpe'. It is trained on every k-th line
+  where the split has more than `sample` bytes. `path` takes a ready .model
+  file instead, and then nothing is trained. A piece never holds a newline.
+  """
+
+  vocab_size: int = 8000
+  model: str = 'unigram'
+  path: str = ''
+  coverage: float = 0.9995
+  sample: int = 10_000_000
+
+  def __post_init__(self):
+    if self.model not in ('unigram', 'bpe'):
+      raise ValueError(
+        f'data.tokenizer.model={self.model!r} is no kind of SentencePiece we '
+        "train. Use 'unigram' or 'bpe'."
+      )
+    if self.vocab_size < _SMALLEST:
+      raise ValueError(
+        f'data.tokenizer.vocab_size={self.vocab_size} is too small: two marks '
+        f'and 256 bytes come first, so {_SMALLEST} is the least. Use more, or '
+        'data.tokenizer=bytes.'
+      )
+    if not (0 < self.coverage <= 1 and self.sample > 0):
+      raise ValueError(
+        f'data.tokenizer.coverage={self.coverage} must be above 0 and at most '
+        f'1, and data.tokenizer.sample={self.sample} a number of bytes above 0.'
+      )
+
+  def fit(self, corpus: Corpus, folder: str | Path) -> Codec:
+    if self.path:
+      model = _read(self.path)
+      source = digest('ready', model)
+      return fitted(folder, source, PieceCodec, lambda: _open(model, self.path))
+    source = digest(repr(self), corpus.fingerprint())
+    return fitted(folder, source, PieceCodec, lambda: self._train(corpus))
+
+  def _train(self, corpus: Corpus) -> PieceCodec:
+    total = sum(d.num_bytes() for d in corpus.documents('train'))
+    every = max(1, -(-total // self.sample))
+    written = io.BytesIO()
+    _log.info(
+      'training SentencePiece (%s, %d) on %s bytes, every %d. line',
+      self.model,
+      self.vocab_size,
+      f'{total // every:,}',
+      every,
+    )
+    try:
+      sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=_sentences(corpus, every),
+        model_writer=written,
+        vocab_size=self.vocab_size,
+        model_type=self.model,
+        character_coverage=self.coverage,
+        **_UNCHANGED,
+      )
+    except RuntimeError as error:
+      raise ValueError(self._explain(str(error))) from error
+    return PieceCodec(written.getvalue())
+
+  def _explain(self, message: str) -> str:
+    field = f'data.tokenizer.vocab_size={self.vocab_size}'
+    if few := re.search(r'smaller than required_chars\. \d+ vs (\d+)', message):
+      return (
+        f'{field} is too small: the marks, the bytes and the characters of '
+        f'this corpus need at least {few[1]}. Use that or more, or a lower '
+        'data.tokenizer.coverage (the rest falls to bytes).'
+      )
+    if many := re.search(r'value <= (\d+)', message):
+      return (
+        f'{field} is too large: this corpus has only enough text for '
+        f'{many[1]}. Use that or fewer, or more text.'
+      )
+    return (
+      f'{field}: SentencePiece cannot be trained on this corpus: {message} '
+      'Give it more text, or use data.tokenizer=bytes.'
+    )
+
+
+def _sentences(corpus: Corpus, every: int) -> Iterator[str]:
+  number = 0
+  for document in corpus.documents('train'):
+    before = 0
+    for line in lines(document.blocks):
+      text = as_text(line, before, document.name)
+      before += len(line)
+      if number % every == 0 and text.rstrip('\n'):
+        yield text.rstrip('\n')
+      number += 1
+
+
+def _read(path: str) -> bytes:
+  try:
+    return Path(path).expanduser().read_bytes()
+  except OSError as error:
+    raise ValueError(
+      f'data.tokenizer.path={path} cannot be read ({error.strerror}). Give the '
+      'path of a SentencePiece .model file.'
+    ) from error
+
+
+def _open(model: bytes, path: str) -> PieceCodec:
+  try:
+    return PieceCodec(model)
+  except RuntimeError as error:
+    raise ValueError(
+      f'data.tokenizer.path={path} is not a SentencePiece model ({error}). '
+      'Give the path of a .model file.'
+    ) from error

@@ -1,0 +1,1 @@
+"""The measuring room: what a model loses per token, and what memory gains."""

@@ -1,0 +1,117 @@
+"""From a store and a scorer to a result: units, comparison, positions."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from lctx.data.codec import Codec
+from lctx.data.store import Store
+from lctx.evaluation.gain import by_position, compare
+from lctx.evaluation.report import Result
+from lctx.evaluation.rows import Rows, by_document, by_lane
+from lctx.evaluation.score import Evaluation, Scorer
+from lctx.evaluation.tally import CONDITIONS, Tally
+from lctx.evaluation.units import Units, units
+
+
+@dataclasses.dataclass
+class Counts:
+  """What the nats of an evaluation were spent on, summed piece by piece."""
+
+  codec: Codec
+  nats: float = 0.0
+  tokens: int = 0
+  num_bytes: int = 0
+  num_chars: int = 0
+  num_words: int = 0
+
+  def add(self, rows: Rows, nats: np.ndarray) -> None:
+    for targets, weight, row in zip(rows.targets, rows.weight, nats):
+      counted = weight > 0
+      self.nats += float(row[counted].sum(dtype=np.float64))
+      self.tokens += int(counted.sum())
+      text = self.codec.decode(targets[counted])
+      values = np.frombuffer(text, np.uint8)
+      self.num_bytes += len(values)
+      self.num_chars += int(np.count_nonzero(values & 0xC0 != 0x80))
+      self.num_words += len(text.split())
+
+  def units(self, store: Store, whole: bool) -> Units:
+    """Exact counts of a whole store; of a part, as its tokens spell it."""
+    if not whole:
+      return units(
+        self.nats,
+        self.tokens,
+        num_bytes=self.num_bytes,
+        num_chars=self.num_chars,
+        num_words=self.num_words,
+      )
+    return units(
+      self.nats,
+      self.tokens,
+      num_bytes=int(store.num_bytes.sum()),
+      num_chars=int(store.num_chars.sum()),
+      num_words=int(store.num_words.sum()),
+    )
+
+
+def perplexity(
+  scorer: Scorer,
+  store: Store,
+  codec: Codec,
+  rows: int,
+  limit: int | None,
+  poll: Callable[[], None] = lambda: None,
+) -> Units:
+  """The loss of a split read as lanes; every token is predicted once."""
+  counts = Counts(codec)
+  pieces = by_lane(store, rows, scorer.segment, limit)
+  for piece, nats in scorer(pieces, poll=poll):
+    counts.add(piece, nats['own'])
+  return counts.units(store, limit is None)
+
+
+def measure(
+  scorer: Scorer,
+  store: Store,
+  codec: Codec,
+  settings: Evaluation,
+  title: str,
+  poll: Callable[[], None] = lambda: None,
+) -> Result:
+  """Everything about a split, memory against none included.
+
+  Each document is read from an empty memory. A store of one document is
+  read in equal stretches, one a row, and these stand in for documents.
+  """
+  read = by_stretch if store.num_documents == 1 else by_document
+  pieces = read(store, settings.rows, scorer.segment, settings.tokens)
+  first = next(pieces)
+  conditions = ('own',)
+  if settings.compare and scorer.model.memory.length:
+    conditions = ('own', 'none') if first.other is None else CONDITIONS
+  counts, tally = Counts(codec), Tally(scorer.segment)
+  for piece, nats in scorer(itertools.chain([first], pieces), conditions, poll):
+    counts.add(piece, nats['own'])
+    tally.add(piece, codec.num_bytes[piece.targets], nats)
+  return Result(
+    title,
+    counts.units(store, settings.tokens is None),
+    compare(tally) if len(conditions) > 1 else None,
+    by_position(tally),
+  )
+
+
+def by_stretch(
+  store: Store, rows: int, segment: int, limit: int | None
+) -> Iterator[Rows]:
+  """Lanes of a store of one document, each taken for a document."""
+  other = np.roll(np.arange(rows, dtype=np.int32), 1) if rows > 1 else None
+  first = None
+  for piece in by_lane(store, rows, segment, limit):
+    if first is None:
+      first = piece.distance[:, :1]
+    distance = np.maximum(piece.distance - first, 0)
+    yield dataclasses.replace(piece, distance=distance, other=other)

@@ -1,0 +1,169 @@
+"""Nats of every token of padded rows, under chosen conditions of memory.
+
+The rows are read segment by segment with their own carry. At each segment
+the same tokens can also be read with another memory in its place:
+
+  own    the carry the row itself made
+  swap   what another row remembered at the same moment, in the same slots
+  none   an empty memory
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lctx.evaluation.rows import Rows
+from lctx.models.decoder import Decoder
+from lctx.models.segments import merge, split
+from lctx.types import EMPTY, Array, Params, segment_coords
+
+AT_ONCE = 4  # segments per call: long enough to be fast, short enough to stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What is measured, and how it is read.
+
+  `split` of the corpus; `segment`, `memory` and `clamp` None = as trained;
+  `rows` are read side by side; `tokens` at most, None = all (validations
+  during training: `valid_tokens`); `compare`: also with another's memory and
+  with none.
+  """
+
+  split: str = 'test'
+  segment: int | None = None
+  memory: int | None = None
+  clamp: int | None = None
+  rows: int = 16
+  tokens: int | None = None
+  valid_tokens: int = 200_000
+  compare: bool = True
+
+  def __post_init__(self):
+    if self.split not in ('train', 'valid', 'test'):
+      raise ValueError(
+        f"eval.split = {self.split!r} is no split. Use 'train', 'valid' or "
+        "'test'."
+      )
+    for name in ('segment', 'clamp', 'rows', 'tokens', 'valid_tokens'):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f'eval.{name} = {value} must be at least 1.')
+
+  def model(self, model: Decoder) -> Decoder:
+    """The model with the memory and clamp of this evaluation.
+
+    Raises:
+      ValueError: the model has no such thing to set.
+    """
+    if self.memory is not None:
+      memory = _with(model.memory, 'memory', length=self.memory)
+      model = dataclasses.replace(model, memory=memory)
+    if self.clamp is not None:
+      position = _with(model.position, 'clamp', clamp=self.clamp)
+      model = dataclasses.replace(model, position=position)
+    return model
+
+
+class Scorer:
+  """A model with fixed parameters that scores rows, piece after piece."""
+
+  def __init__(self, model: Decoder, params: Params, segment: int):
+    self.model, self.segment = model.for_inference(), segment
+    self._params = params
+    self._scores = jax.jit(self.model.scores, static_argnums=1)(params, segment)
+    self._read = jax.jit(
+      functools.partial(_read, self.model), static_argnums=(5,)
+    )
+
+  def __call__(
+    self,
+    pieces: Iterable[Rows],
+    conditions: tuple[str, ...] = ('own',),
+    poll: Callable[[], None] = lambda: None,
+  ) -> Iterator[tuple[Rows, dict[str, np.ndarray]]]:
+    """Each piece with its nats per condition, float32 [B, n].
+
+    `poll` is called every few segments and may raise. 'swap' is measured
+    where the rows have others to borrow from.
+    """
+    carry = None
+    for rows in pieces:
+      if rows.opens:
+        carry = self.model.initial(rows.tokens.shape[0])
+      measured = tuple(
+        name for name in conditions if name != 'swap' or rows.other is not None
+      )
+      carry, nats = self._piece(carry, rows, measured, poll)
+      yield rows, nats
+
+  def _piece(self, carry, rows, conditions, poll):
+    length, step = rows.tokens.shape[1], self.segment * AT_ONCE
+    padding = ((0, 0), (0, -length % step))
+    arrays = (
+      np.pad(rows.tokens, padding),
+      np.pad(rows.targets, padding),
+      np.pad(rows.document, padding, constant_values=EMPTY),
+    )
+    other = np.arange(len(rows.tokens)) if rows.other is None else rows.other
+    found: dict[str, list] = {name: [] for name in conditions}
+    for start in range(0, length, step):
+      poll()
+      part = tuple(jnp.asarray(x[:, start : start + step]) for x in arrays)
+      carry, nats = self._read(
+        self._params,
+        self._scores,
+        carry,
+        split(part, self.segment),
+        jnp.asarray(other),
+        conditions,
+      )
+      for name, value in nats.items():
+        found[name].append(value)
+    nats = {
+      name: np.concatenate(jax.device_get(parts), axis=1)[:, :length]
+      for name, parts in found.items()
+    }
+    return carry, nats
+
+
+def _read(
+  model: Decoder, params: Params, scores, carry, segments, other_B, conditions
+) -> tuple[Any, dict[str, Array]]:
+  """Some segments: the carry after them, and nats per condition [B, n]."""
+  variables = {'params': params}
+  nobody = model.initial(len(other_B))
+
+  def nats(carry, tokens, targets, at):
+    hidden, carry, _ = model.apply(variables, tokens, at, carry, scores)
+    return model.apply(variables, hidden, targets, method='nll'), carry
+
+  def step(own, inputs):
+    tokens, targets, document = inputs
+    at = segment_coords(document)
+    found = {}
+    if 'swap' in conditions:
+      swapped = model.exchange(own, other_B)
+      found['swap'], _ = nats(swapped, tokens, targets, at)
+    if 'none' in conditions:
+      found['none'], _ = nats(nobody, tokens, targets, at)
+    found['own'], carry = nats(own, tokens, targets, at)
+    return carry, {name: found[name] for name in conditions}
+
+  carry, found = jax.lax.scan(step, carry, segments)
+  return carry, merge(found)
+
+
+def _with(part, name, **changes):
+  fields = {field.name for field in dataclasses.fields(part)}
+  if not set(changes) <= fields:
+    raise ValueError(
+      f'eval.{name} cannot be set: {type(part).__name__} has no '
+      f'{", ".join(changes)}. Leave it none.'
+    )
+  return dataclasses.replace(part, **changes)

@@ -1,0 +1,1 @@
+"""Choosing tokens, and going on for ever in constant memory."""

@@ -1,0 +1,96 @@
+"""Lets a trained model write on from a prompt, or from several.
+
+Run: python -m lctx.generation --workdir=DIR --prompt='Once upon a time'
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+import lctx
+from lctx import command
+from lctx.data.codec import Codec
+from lctx.errors import UserError, checking
+from lctx.generation.sampling import Sampling
+from lctx.generation.text import spell
+
+WORKDIR = flags.DEFINE_string('workdir', None, 'folder of a trained model')
+CHECKPOINT = flags.DEFINE_string(
+  'checkpoint', 'best', "'best', 'latest' or a step"
+)
+PROMPT = flags.DEFINE_multi_string(
+  'prompt', [], 'text to go on from; may be repeated; none: the very beginning'
+)
+PROMPT_FILE = flags.DEFINE_multi_string(
+  'prompt_file', [], 'file whose text is a prompt; may be repeated'
+)
+MAX_NEW_TOKENS = flags.DEFINE_integer(
+  'max_new_tokens', 200, 'how many tokens to write'
+)
+TEMPERATURE = flags.DEFINE_float(
+  'temperature', 1.0, 'below 1 is safer, above bolder; 0: the likeliest token'
+)
+TOP_K = flags.DEFINE_integer('top_k', 0, 'of the k likeliest tokens; 0: all')
+TOP_P = flags.DEFINE_float(
+  'top_p', 1.0, 'of the likeliest tokens that hold this probability together'
+)
+MIN_P = flags.DEFINE_float(
+  'min_p', 0.0, 'of tokens at least this times as likely as the likeliest'
+)
+REPETITION_PENALTY = flags.DEFINE_float(
+  'repetition_penalty', 1.0, 'above 1, tokens that were there are less likely'
+)
+SEED = flags.DEFINE_integer('seed', 0, 'the same seed writes the same text')
+
+
+def main(overrides: command.Overrides) -> None:
+  if overrides:
+    raise UserError(
+      f'--config.{next(iter(overrides))} has no effect here: a trained model '
+      'is used as it is. Leave it out; --help lists what can be set.'
+    )
+  with checking():
+    sampling = Sampling(
+      TEMPERATURE.value,
+      TOP_K.value,
+      TOP_P.value,
+      MIN_P.value,
+      REPETITION_PENALTY.value,
+    )
+    files = [Path(name).read_bytes() for name in PROMPT_FILE.value]
+  prompts = [*map(os.fsencode, PROMPT.value), *files] or [b'']
+  loaded = lctx.load(WORKDIR.value, checkpoint=CHECKPOINT.value)
+  with checking():
+    tokens = loaded.stream(
+      prompts, MAX_NEW_TOKENS.value, sampling=sampling, seed=SEED.value
+    )
+  if len(prompts) == 1:
+    _show_as_it_comes(loaded.codec, tokens)
+  else:
+    _show_each(loaded.codec, prompts, tokens)
+
+
+def _show_as_it_comes(codec: Codec, tokens: Iterator[np.ndarray]) -> None:
+  for text in spell(codec, (token for (token,) in tokens)):
+    print(text, end='', flush=True)
+  print()
+
+
+def _show_each(
+  codec: Codec, prompts: list[bytes], tokens: Iterator[np.ndarray]
+) -> None:
+  rows = np.stack(list(tokens), axis=1)
+  for prompt, row in zip(prompts, rows):
+    print(f'--- {_shortened(prompt)}\n{"".join(spell(codec, row))}')
+
+
+def _shortened(prompt: bytes, length: int = 70) -> str:
+  text = ' '.join(prompt.decode('utf-8', 'replace').split())
+  return text if len(text) <= length else f'... {text[-length:]}'
+
+
+if __name__ == '__main__':
+  command.run(main, required=[WORKDIR])

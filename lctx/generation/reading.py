@@ -1,0 +1,150 @@
+"""Reading texts of any length into open segments: a chunked prefill.
+
+A row's tokens join its open segment, which is written to memory when it is
+full: at the borders of training, counted from the row's own beginning. So a
+row reads what it would read alone, whatever stands beside it.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from lctx.generation.sampling import mark
+from lctx.models.decoder import Decoder
+from lctx.positions.base import Score
+from lctx.types import EMPTY, Array, Carry, Coords, Params, segment_coords
+
+
+@struct.dataclass
+class Reader:
+  """What stays the same from token to token."""
+
+  model: Decoder = struct.field(pytree_node=False)
+  params: Params
+  scores: Score
+
+
+@struct.dataclass
+class State:
+  """What goes on from token to token. Its size never grows."""
+
+  carry: Carry
+  hidden_BD: Array  # at the last token read of each row
+  seen_BV: Array  # the tokens that occur in each row so far
+  stopped_B: Array
+  step: Array  # new tokens so far
+
+
+def begin(
+  model: Decoder, params: Params, num_rows: int, segment: int
+) -> tuple[Reader, State]:
+  """A reader, and the state of rows that have read nothing."""
+  fast = model.for_inference()
+  reader = Reader(fast, params, _scores(fast, params, segment))
+  dtype, embed = model.compute.jax_dtype, model.embed
+  state = State(
+    carry=fast.open(num_rows, segment),
+    hidden_BD=jnp.zeros((num_rows, embed.width), dtype),
+    seen_BV=jnp.zeros((num_rows, embed.vocab), bool),
+    stopped_B=jnp.zeros(num_rows, bool),
+    step=jnp.zeros((), jnp.int32),
+  )
+  return reader, state
+
+
+def read(
+  model: Decoder, params: Params, prompts: list[np.ndarray], segment: int
+) -> tuple[Reader, State]:
+  """The state after prompts of any lengths."""
+  reader, state = begin(model, params, len(prompts), segment)
+  for piece in pieces(prompts, segment, piece_width(prompts, segment)):
+    _, state = read_piece(reader, state, piece)
+  return reader, state
+
+
+@struct.dataclass
+class Piece:
+  """The same stretch of every row; EMPTY where a row has ended."""
+
+  tokens_BT: Array | np.ndarray
+  document_BT: Array | np.ndarray
+  start: int = struct.field(pytree_node=False)  # slot in the open segment
+
+
+def pieces(rows: list[np.ndarray], segment: int, width: int) -> Iterator[Piece]:
+  """The rows in pieces of at most `width` that end where segments end."""
+  longest = max(len(row) for row in rows)
+  for begin in range(0, longest, segment):
+    end = min(begin + segment, longest)
+    for here in range(begin, end, width):
+      there = min(here + width, begin + segment)
+      tokens_BT = np.zeros((len(rows), there - here), np.int32)
+      document_BT = np.full_like(tokens_BT, EMPTY)
+      for b, row in enumerate(rows):
+        part = row[here:there]
+        tokens_BT[b, : len(part)] = part
+        document_BT[b, : len(part)] = 0
+      yield Piece(tokens_BT, document_BT, here - begin)
+
+
+def piece_width(rows: list[np.ndarray], segment: int) -> int:
+  """A segment; for short rows a power of two, to read and compile less."""
+  longest = max(len(row) for row in rows)
+  return min(segment, 1 << (longest - 1).bit_length())
+
+
+def check_tokens(model: Decoder, rows: list[np.ndarray]) -> None:
+  """Raises ValueError for what the model has no embedding for."""
+  for b, row in enumerate(rows):
+    row = np.asarray(row)
+    if row.ndim != 1 or row.dtype.kind not in 'iu':
+      raise ValueError(
+        f'Prompt {b} is a {row.dtype} array of shape {row.shape}, but must be '
+        "one row of token ids. Encode text with the model's tokenizer first."
+      )
+    low, high = row.min(), row.max()
+    if low < 0 or high >= model.embed.vocab:
+      raise ValueError(
+        f'Prompt {b} has token ids from {low} to {high}, but the model knows '
+        f'0 to {model.embed.vocab - 1}. Encode it with the tokenizer that '
+        'the model was trained with.'
+      )
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def read_piece(
+  reader: Reader, state: State, piece: Piece
+) -> tuple[Array, State]:
+  """Hidden states of one piece, and the state after it."""
+  at = segment_coords(piece.document_BT, piece.start)
+  at = at.replace(segment=jnp.zeros_like(at.segment))
+  hidden_BTD, carry = advance(reader, state.carry, piece.tokens_BT, at)
+  valid_BT = piece.document_BT >= 0
+  last_B = jnp.maximum(valid_BT.sum(axis=1) - 1, 0)
+  last_BD = hidden_BTD[jnp.arange(len(last_B)), last_B]
+  state = state.replace(
+    carry=carry,
+    hidden_BD=jnp.where(valid_BT[:, :1], last_BD, state.hidden_BD),
+    seen_BV=mark(state.seen_BV, piece.tokens_BT, valid_BT),
+  )
+  return hidden_BTD, state
+
+
+def advance(reader: Reader, carry: Carry, tokens_BT: Array, at: Coords):
+  """Hidden states, and the carry with every full segment closed."""
+  model = reader.model
+  hidden_BTD, carry, _ = model.apply(
+    {'params': reader.params}, tokens_BT, at, carry, reader.scores
+  )
+  segment = carry.open.at.document.shape[-1]  # [L, B, segment]
+  full = (model.filled(carry) == segment).any()
+  return hidden_BTD, jax.lax.cond(full, model.close, lambda c: c, carry)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _scores(fast: Decoder, params: Params, segment: int) -> Score:
+  return fast.scores(params, segment)

@@ -1,0 +1,195 @@
+"""What happens between steps: log, validate, save, trace."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from lctx.checkpoint import CheckpointStore
+from lctx.training.flops import utilisation
+from lctx.training.interrupt import Interrupted
+from lctx.training.loop import Moment
+from lctx.training.metrics import Metrics
+from lctx.training.progress import Progress
+from lctx.training.state import State
+
+
+class NotFiniteError(RuntimeError):
+  """Too many steps in a row without a finite loss and gradient."""
+
+
+class Stopwatch:
+  """Seconds of training, without what goes on between steps."""
+
+  def __init__(self):
+    self._since = time.perf_counter()
+
+  @contextlib.contextmanager
+  def paused(self, state: State):
+    """Work that is no training; first waits until `state` is computed."""
+    jax.block_until_ready(state)
+    began = time.perf_counter()
+    yield
+    self._since += time.perf_counter() - began
+
+  def restart(self) -> float:
+    """Seconds since the last restart."""
+    now = time.perf_counter()
+    passed, self._since = now - self._since, now
+    return passed
+
+
+@dataclasses.dataclass
+class Log:
+  """Writes the mean of the steps since the last record.
+
+  `tokens` per step; `flops` of the model per token; `rate` by updates made.
+  Raises NotFiniteError after `max_skipped` updates were skipped in a row.
+  """
+
+  metrics: Metrics
+  progress: Progress
+  stopwatch: Stopwatch
+  every: int
+  tokens: int
+  flops: float
+  rate: Callable
+  max_skipped: int
+
+  def __post_init__(self):
+    self._window: list[dict] = []
+    self._waited = 0.0
+
+  def __call__(self, moment: Moment) -> None:
+    self._window.append(moment.metrics)
+    self._waited += moment.waited
+    if moment.step % self.every and not moment.stop:
+      self.progress.update(moment.step)
+      return
+    window = jax.device_get(self._window)
+    state = moment.state
+    seconds, count = self.stopwatch.restart(), len(window)
+    speed = self.tokens * count / seconds
+    values = {
+      name: float(sum(record[name] for record in window)) / count
+      for name in window[0]
+    }
+    values |= {
+      'rate': float(self.rate(state.updates)),
+      'tokens': moment.step * self.tokens,
+      'tokens_per_second': speed,
+      'step_seconds': seconds / count,
+      'data_seconds': self._waited / count,
+      'skipped': moment.step - int(state.updates),
+    }
+    share = utilisation(speed * self.flops, jax.devices())
+    if share is not None:
+      values['utilisation'] = share
+    self.metrics.write(moment.step, values)
+    self.progress.update(moment.step, values['loss'], speed)
+    self._window, self._waited = [], 0.0
+    self._check(int(state.skipped), moment.step)
+
+  def _check(self, skipped: int, step: int) -> None:
+    if skipped >= self.max_skipped:
+      raise NotFiniteError(
+        f'{skipped} steps in a row, up to step {step}, had no finite loss and '
+        'gradient, so training stops (train.max_skipped = '
+        f'{self.max_skipped}). The last checkpoint is good. Lower '
+        'optimizer.peak, lengthen the warm-up or clip harder, and run the '
+        'same command to go on from it.'
+      )
+
+
+@dataclasses.dataclass
+class Validate:
+  """Measures the model now and then; the run ends when it stops improving."""
+
+  measure: Callable[[State], dict[str, float]]
+  metrics: Metrics
+  progress: Progress
+  stopwatch: Stopwatch
+  every: int
+  metric: str
+  patience: int
+  best: float = float('inf')
+  waiting: int = 0  # validations since the best
+
+  def __call__(self, moment: Moment) -> None:
+    due = self.every and moment.step % self.every == 0
+    if not due and not moment.stop:
+      return
+    with self.stopwatch.paused(moment.state):
+      try:
+        found = self.measure(moment.state)
+      except Interrupted:
+        moment.stop = True
+        return
+    moment.validation = found
+    self.metrics.write(
+      moment.step, {f'valid/{name}': value for name, value in found.items()}
+    )
+    value = found[self.metric]
+    self.progress.say(
+      f'step {moment.step:,}: validation {self.metric} {value:.4f}'
+    )
+    self.waiting = 0 if value < self.best else self.waiting + 1
+    self.best = min(self.best, value)
+    if self.over:
+      self.progress.say(
+        f'No better {self.metric} than {self.best:.4f} in {self.waiting} '
+        f'validations (train.patience = {self.patience}): the run ends.'
+      )
+      moment.stop = True
+
+  def memory(self) -> dict:
+    """What a resumed run must know; `recall` takes it."""
+    best = None if self.best == float('inf') else self.best
+    return {'best': best, 'waiting': self.waiting}
+
+  def recall(self, memory: dict) -> None:
+    """Takes what `memory` gave; an empty dict changes nothing."""
+    if memory:
+      self.best = float('inf') if memory['best'] is None else memory['best']
+      self.waiting = memory['waiting']
+
+  @property
+  def over(self) -> bool:
+    """Whether patience has run out."""
+    return bool(self.patience) and self.waiting >= self.patience
+
+
+@dataclasses.dataclass
+class Save:
+  """Writes checkpoints: now and then, after a validation, and at the end."""
+
+  store: CheckpointStore
+  stopwatch: Stopwatch
+  every: int
+  meta: Callable[[], dict]
+
+  def __call__(self, moment: Moment) -> None:
+    due = moment.step % self.every == 0 or moment.validation is not None
+    if due or moment.stop:
+      with self.stopwatch.paused(moment.state):
+        self.store.save(
+          moment.step, moment.state, self.meta(), moment.validation
+        )
+
+
+@dataclasses.dataclass
+class Trace:
+  """Writes a profile of five steps, once the first ten have warmed up."""
+
+  folder: Path
+  start: int
+
+  def __call__(self, moment: Moment) -> None:
+    if moment.step == self.start + 10:
+      jax.profiler.start_trace(str(self.folder))
+    elif moment.step == self.start + 15:
+      jax.block_until_ready(moment.state)
+      jax.profiler.stop_trace()

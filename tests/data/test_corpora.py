@@ -1,0 +1,195 @@
+"""Text is found, unpacked and read; what cannot be read is named."""
+
+import bz2
+import gzip
+import lzma
+import os
+import sysconfig
+import zipfile
+
+import pytest
+
+from lctx.data import ByBytes, ByDocument, ByName, JsonLines, Stdlib, Text
+
+SPLITS = ('train', 'valid', 'test')
+BY_NAME = ByName(valid='never', test='never')
+
+
+def read(corpus, split='train'):
+  return {d.name: b''.join(d.blocks) for d in corpus.documents(split)}
+
+
+def zstd(data: bytes) -> bytes:
+  zstandard = pytest.importorskip('zstandard')
+  half = len(data) // 2
+  pack = zstandard.ZstdCompressor().compress
+  return pack(data[:half]) + pack(data[half:])  # two frames
+
+
+PACK = {'gz': gzip.compress, 'bz2': bz2.compress, 'xz': lzma.compress}
+PACK['zst'] = zstd
+
+
+@pytest.mark.parametrize('kind', PACK)
+def test_packed_text_is_the_text(tmp_path, kind):
+  data = bytes(range(256)) * 9000  # more than a block
+  path = tmp_path / f'a.txt.{kind}'
+  path.write_bytes(PACK[kind](data))
+  assert read(Text(str(path), BY_NAME)) == {path.name: data}
+
+
+def test_the_members_of_an_archive_are_documents(tmp_path):
+  with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
+    archive.writestr('enwik8', 'no suffix')
+    archive.writestr('books/one.txt', 'one')
+    archive.writestr('picture.png', 'x')
+  assert read(Text(str(tmp_path / 'a.zip'), BY_NAME)) == {
+    'a.zip/books/one.txt': b'one',
+    'a.zip/enwik8': b'no suffix',
+  }
+
+
+def test_a_folder_and_a_pattern_find_text_in_order_of_names(tmp_path):
+  for name in (
+    'b.md',
+    'a/z.txt',
+    'a/y.py',
+    'a/p.png',
+    '.hidden/h.txt',
+    'e.txt',
+  ):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(name)
+  (tmp_path / 'e.txt').write_text('')
+  names = list(read(Text(str(tmp_path), BY_NAME)))
+  assert names == ['a/y.py', 'a/z.txt', 'b.md']
+  names = list(read(Text(f'{tmp_path}/**/*.txt', BY_NAME)))
+  assert names == ['a/z.txt']
+
+
+def test_variables_in_a_path_are_replaced(tmp_path, monkeypatch):
+  (tmp_path / 'text8').write_text('anarchism')
+  monkeypatch.setenv('LCTX_TEST_DATA', str(tmp_path))
+  corpus = Text('$LCTX_TEST_DATA/text8', BY_NAME)
+  assert read(corpus) == {'text8': b'anarchism'}
+
+
+def test_a_fingerprint_follows_contents_and_not_the_place(tmp_path):
+  for folder in ('one', 'two'):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / 'a.txt').write_text('text')
+  one, two = (Text(str(tmp_path / folder)) for folder in ('one', 'two'))
+  assert one.fingerprint() == two.fingerprint()
+  (tmp_path / 'two' / 'a.txt').write_text('tex!')
+  assert one.fingerprint() != two.fingerprint()
+  assert one.fingerprint() != Text(one.path, ByBytes()).fingerprint()
+
+
+def test_the_standard_library_is_every_module_once_without_tests():
+  splits = [list(read(Stdlib(), split)) for split in SPLITS]
+  assert all(names == sorted(names) for names in splits)
+  found = sorted(name for names in splits for name in names)
+  root = sysconfig.get_paths()['stdlib']
+  wanted = []
+  for where, folders, names in os.walk(root):
+    folders[:] = [
+      f
+      for f in folders
+      if f not in ('site-packages', 'dist-packages', '__pycache__')
+      and f not in ('test', 'tests', 'idle_test')
+    ]
+    paths = [os.path.join(where, n) for n in names if n.endswith('.py')]
+    wanted += [os.path.relpath(p, root) for p in paths if os.path.getsize(p)]
+  assert found == sorted(wanted)
+  assert 'json/decoder.py' in found
+  assert Stdlib().fingerprint() == Stdlib().fingerprint()
+  assert Stdlib().fingerprint() != Stdlib(ByDocument(0.1, 0.1)).fingerprint()
+
+
+def test_json_lines_are_documents_wherever_blocks_end(tmp_path, monkeypatch):
+  lines = b'{"text": "gr\\u00f6\\u00dfer\\n", "n": 1}\n\n{"text": ""}\n'
+  lines += b'{"n": {"text": 3}, "text": "' + b'long ' * 50 + b'"}'
+  (tmp_path / 'a.jsonl.gz').write_bytes(gzip.compress(lines))
+  for block in (3, 1 << 20):
+    monkeypatch.setattr('lctx.data.files.BLOCK', block)
+    assert read(JsonLines(str(tmp_path / 'a.jsonl.gz'), split=BY_NAME)) == {
+      'a.jsonl.gz:1': 'größer\n'.encode(),
+      'a.jsonl.gz:4': b'long ' * 50,
+    }
+
+
+@pytest.mark.parametrize(
+  ('line', 'words'),
+  [
+    ('{"text": "a"', 'a.jsonl:2 is not JSON'),
+    ('{"body": "a", "id": 3}', "field='text' is missing.*a.jsonl:2.*body, id"),
+    ('[1]', "field='text' is missing in line a.jsonl:2"),
+    ('{"text": 7}', "field='text' is a int in line a.jsonl:2"),
+    ('{"text": "\\ud800"}', 'surrogate'),
+  ],
+)
+def test_a_broken_line_is_named(tmp_path, line, words):
+  path = tmp_path / 'a.jsonl'
+  path.write_text(f'{{"text": "fine"}}\n{line}\n')
+  with pytest.raises(ValueError, match=words):
+    read(JsonLines(str(path)))
+
+
+def test_json_lines_without_text_are_an_empty_corpus(tmp_path):
+  (tmp_path / 'a.jsonl').write_text('{"text": ""}\n')
+  with pytest.raises(ValueError, match=r'empty corpus'):
+    read(JsonLines(str(tmp_path / 'a.jsonl')))
+
+
+def cut(tmp_path, name, data):
+  (tmp_path / name).write_bytes(data[: len(data) * 2 // 3])
+  return str(tmp_path / name)
+
+
+@pytest.mark.parametrize('kind', PACK)
+def test_a_cut_archive_is_refused(tmp_path, kind):
+  path = cut(tmp_path, f'a.txt.{kind}', PACK[kind](os.urandom(5000)))
+  with pytest.raises(ValueError, match=rf'data.corpus.path.*a.txt.{kind}'):
+    read(Text(path, BY_NAME))
+
+
+@pytest.mark.parametrize(
+  ('name', 'words'),
+  [
+    ('', 'data.corpus.path is empty'),
+    ('none.txt', 'data.corpus.path=.*none.txt names no file'),
+    ('no/*.txt', r'data.corpus.path=.*no/\*.txt names no file'),
+    ('a.pdf', 'suffix .pdf'),
+    ('pictures', 'holds 1 files but none of a kind'),
+    ('empty.txt', 'empty corpus'),
+    ('b.zip', 'cannot read .*b.zip'),
+  ],
+)
+def test_a_path_that_cannot_be_read_is_named(tmp_path, name, words):
+  (tmp_path / 'a.pdf').write_text('x')
+  (tmp_path / 'pictures').mkdir()
+  (tmp_path / 'pictures' / 'a.png').write_text('x')
+  (tmp_path / 'empty.txt').write_text('')
+  (tmp_path / 'b.zip').write_text('no archive')
+  with pytest.raises(ValueError, match=words):
+    read(Text(str(tmp_path / name) if name else ''))
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+  (tmp_path / 'a.txt').write_text('text')
+
+  def refuse(path):
+    raise PermissionError(13, 'Permission denied', str(path))
+
+  monkeypatch.setattr(os, 'scandir', refuse)
+  with pytest.raises(ValueError, match=r'cannot read .*Permission denied'):
+    Text(str(tmp_path)).fingerprint()
+
+
+def test_a_missing_zstandard_says_how_to_install_it(tmp_path, monkeypatch):
+  import sys
+
+  (tmp_path / 'a.txt.zst').write_bytes(b'anything')
+  monkeypatch.setitem(sys.modules, 'zstandard', None)
+  with pytest.raises(ValueError, match=r"pip install 'lctx\[zstd\]'"):
+    read(Text(str(tmp_path / 'a.txt.zst'), BY_NAME))
