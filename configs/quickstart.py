@@ -23,11 +23,15 @@ def get_config(arg: str | None = None) -> Config:
   memory = 0 if arg == 'no_memory' else 128
   return Config(
     model=presets.transformer_xl(
-      depth=4, width=128, num_heads=4, memory_length=memory
+      depth=4,
+      width=128,
+      num_heads=4,
+      memory_length=memory,
+      memory_dropout=0.25 if memory else 0.0,
     ),
     data=Lanes(Stdlib(), Bytes(), rows=16, segment=128),
     optimizer=Adam(peak=3e-3, schedule=Cosine(warmup=50), clip=1.0),
-    train=Training(steps=600, memory_dropout=0.25, eval_every=200),
-    eval=Evaluation(rows=16, tokens=300_000, valid_tokens=50_000),
+    train=Training(steps=600, eval_every=200, valid_tokens=50_000),
+    eval=Evaluation(rows=16, tokens=300_000),
     checkpoint=Checkpoints(every=200, keep_last=1),
   )

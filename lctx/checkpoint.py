@@ -206,8 +206,11 @@ class CheckpointStore:
 
   def close(self) -> None:
     """Waits, and frees threads and file handles."""
-    with self._writing():
-      self._manager.close()
+    try:
+      self.wait()
+    finally:
+      with self._writing():
+        self._manager.close()
 
   def _rank(self, step: int, metrics: dict | None) -> None:
     score = (metrics or {}).get(self.settings.metric, math.nan)

@@ -24,6 +24,7 @@ def transformer_xl(
   position: Position | None = None,
   dropout: float = 0.0,
   attention_dropout: float = 0.0,
+  memory_dropout: float = 0.0,
   vocab: int | None = None,
   embed_width: int | None = None,
   cutoffs: tuple[int, ...] = (),
@@ -63,6 +64,6 @@ def transformer_xl(
     position=position,
     pattern=Causal(),
     memory=XLCache(memory_length, same_length),
-    dropout=Dropout(dropout, attention_dropout),
+    dropout=Dropout(dropout, attention_dropout, memory_dropout),
     compute=compute or Compute(),
   )

@@ -280,7 +280,7 @@ def _validated(run: _Run, state: State, interrupt: Interrupt) -> dict:
     run.valid,
     run.codec,
     config.eval.rows,
-    config.eval.valid_tokens,
+    config.train.valid_tokens,
     interrupt.check,
   )
   return {

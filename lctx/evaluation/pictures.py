@@ -14,6 +14,8 @@ _STYLES = {  # Okabe and Ito's colours; lines differ without them, too
   'none': ('no memory', '#555555', ':', '^'),
 }
 
+_DWARFING = 16  # first tokens, whose loss would dwarf the rest in a picture
+
 
 def curve(records: Iterable[Mapping], path: str | Path) -> None:
   """Training and validation loss by step, in bits per token.
@@ -45,26 +47,27 @@ def curve(records: Iterable[Mapping], path: str | Path) -> None:
 
 
 def pictures(result: Result, folder: str | Path) -> list[Path]:
-  """Draws what the result has into `folder`; the paths of its PNG files."""
-  comparison, drawn = result.comparison, []
-  if comparison is None or not comparison.bins:
-    return drawn
-  folder = Path(folder)
+  """Draws what the result has into `folder`; the paths of its PNG files.
+
+  Losses begin at a quarter of a segment: those of the first tokens, larger by
+  far, would flatten the rest.
+  """
+  comparison, folder, drawn = result.comparison, Path(folder), []
   folder.mkdir(parents=True, exist_ok=True)
-  if result.positions:
+  segment = comparison.segment if comparison else None
+  start = _DWARFING if segment is None else segment // 4
+  if seen := [s for s in result.positions if s.first >= start]:
     drawn.append(folder / 'loss_by_distance.png')
-    _draw_losses(result.positions, comparison.segment, drawn[-1])
-  if comparison.past.gain is not None:
+    _draw_losses(_enough(seen), segment, drawn[-1])
+  if comparison and comparison.bins and comparison.past.gain is not None:
     drawn.append(folder / 'gain_by_distance.png')
     _draw_gain(comparison, drawn[-1])
   return drawn
 
 
 def _draw_losses(
-  positions: Sequence[Stretch], segment: int, path: Path
+  seen: Sequence[Stretch], segment: int | None, path: Path
 ) -> None:
-  """From a quarter of a segment on: the first tokens would dwarf the rest."""
-  seen = _enough([s for s in positions if 4 * s.first >= segment])
   figure, axes = _open('Loss by distance into the document')
   for name in _STYLES:
     losses = [getattr(s, name) for s in seen]
@@ -73,7 +76,8 @@ def _draw_losses(
       _draw(axes, seen, bits, _STYLES[name])
   _distance_axis(axes, segment)
   axes.set_ylabel('bits per byte')
-  _legend(axes)
+  if len(axes.get_legend_handles_labels()[1]) > 1:
+    _legend(axes)
   _save(figure, path)
 
 
@@ -121,10 +125,12 @@ def _draw(
     axes.fill_between(*zip(*shaded), color=color, alpha=0.15, linewidth=0)
 
 
-def _distance_axis(axes, segment: int) -> None:
+def _distance_axis(axes, segment: int | None) -> None:
   axes.set_xscale('log', base=2)
   axes.xaxis.set_major_formatter('{x:,.0f}')
   axes.set_xlabel('tokens into the document (logarithmic)')
+  if segment is None:
+    return
   axes.axvline(segment, color='black', linewidth=1, linestyle=(0, (4, 3)))
   axes.annotate(
     'first segment ends',

@@ -29,19 +29,18 @@ AT_ONCE = 4  # segments per call: long enough to be fast, short enough to stop
 class Evaluation:
   """What is measured, and how it is read.
 
-  `split` of the corpus; `segment`, `memory` and `clamp` None = as trained;
-  `rows` are read side by side; `tokens` at most, None = all (validations
-  during training: `valid_tokens`); `compare`: also with another's memory and
-  with none.
+  `split` of the corpus; `segment`, `memory` (its length), `same_length` and
+  `clamp` None = as trained; `rows` are read side by side; `tokens` at most,
+  None = all; `compare`: also with another's memory and with none.
   """
 
   split: str = 'test'
   segment: int | None = None
   memory: int | None = None
+  same_length: bool | None = None
   clamp: int | None = None
   rows: int = 16
   tokens: int | None = None
-  valid_tokens: int = 200_000
   compare: bool = True
 
   def __post_init__(self):
@@ -50,7 +49,7 @@ class Evaluation:
         f"eval.split = {self.split!r} is no split. Use 'train', 'valid' or "
         "'test'."
       )
-    for name in ('segment', 'clamp', 'rows', 'tokens', 'valid_tokens'):
+    for name in ('segment', 'clamp', 'rows', 'tokens'):
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f'eval.{name} = {value} must be at least 1.')
@@ -61,8 +60,10 @@ class Evaluation:
     Raises:
       ValueError: the model has no such thing to set.
     """
-    if self.memory is not None:
-      memory = _with(model.memory, 'memory', length=self.memory)
+    changes = {'length': self.memory, 'same_length': self.same_length}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    if changes:
+      memory = _with(model.memory, 'memory', **changes)
       model = dataclasses.replace(model, memory=memory)
     if self.clamp is not None:
       position = _with(model.position, 'clamp', clamp=self.clamp)

@@ -45,17 +45,23 @@ class Stack:
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-  """Rates: `hidden` for states and positions, `attention` for its weights."""
+  """What training hides, as shares: 0 = nothing.
+
+  `hidden`: of states and positions; `attention`: of its weights; `memory`: of
+  rows that lose their memory before a segment, so that reading without memory
+  is something the model has met.
+  """
 
   hidden: float = 0.0
   attention: float = 0.0
+  memory: float = 0.0
 
   def __post_init__(self):
-    for name in ('hidden', 'attention'):
+    for name in ('hidden', 'attention', 'memory'):
       rate = getattr(self, name)
-      if not 0 <= rate < 1:
+      if not 0 <= rate < 1 and (name, rate) != ('memory', 1):
         raise ValueError(
-          f'model.dropout.{name} = {rate} is the share of values dropped and '
+          f'model.dropout.{name} = {rate} is the share that is dropped and '
           'must be at least 0 and below 1.'
         )
 

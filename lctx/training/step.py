@@ -19,21 +19,20 @@ class Training:
   """How long a model is trained, and what a step is.
 
   `gradient_segments`: earlier segments that gradients reach (0: none, as Dai
-  et al. 2019). `memory_dropout`: share of rows whose memory is emptied before
-  a segment, so that reading without memory is something the model has met.
-  `accumulate`: parts a batch is computed in, one after another. `ema`: decay
+  et al. 2019). `accumulate`: parts a batch is computed in, one after another. `ema`: decay
   of the averaged parameters that are evaluated (0: no average). `eval_every`:
-  steps between validations (0: only at the end). `patience`: validations
+  steps between validations (0: only at the end), of at most `valid_tokens`
+  each (none: the whole split). `patience`: validations
   without a better metric before the run ends (0: never). `max_skipped`: steps
   in a row without a finite loss and gradient before the run gives up.
   """
 
   steps: int = 1000
   gradient_segments: int = 0
-  memory_dropout: float = 0.0
   accumulate: int = 1
   ema: float = 0.0
   eval_every: int = 1000
+  valid_tokens: int | None = 200_000
   patience: int = 0
   max_skipped: int = 20
 
@@ -45,15 +44,15 @@ class Training:
           f'train.{name} = {getattr(self, name)} must be at least '
           f'{least.get(name, 0)}.'
         )
-    if not 0 <= self.memory_dropout <= 1:
-      raise ValueError(
-        f'train.memory_dropout = {self.memory_dropout} is a share of rows and '
-        'must lie between 0 and 1.'
-      )
     if not 0 <= self.ema < 1:
       raise ValueError(
         f'train.ema = {self.ema} is a decay and must be at least 0 (no '
         'average) and below 1.'
+      )
+    if self.valid_tokens is not None and self.valid_tokens < 1:
+      raise ValueError(
+        f'train.valid_tokens = {self.valid_tokens} must be at least 1, or none '
+        'for the whole split.'
       )
     if self.patience and not self.eval_every:
       raise ValueError(
@@ -122,7 +121,7 @@ class _Loss:
     rows, length = batch.tokens.shape
     count = length // self.segment
     drop_key, forget_key = jax.random.split(key)
-    share = self.settings.memory_dropout
+    share = self.model.dropout.memory
     forget_SB = jax.random.bernoulli(forget_key, share, (count, rows))
     segments = (
       split(batch, self.segment),
@@ -142,7 +141,7 @@ class _Loss:
 
   def _segment(self, params, carry, batch, key, forget_B):
     model, variables = self.model, {'params': params}
-    if self.settings.memory_dropout:
+    if model.dropout.memory:
       carry = model.forget(carry, forget_B)
     at = segment_coords(batch.document)
     hidden, carry, penalty = model.apply(

@@ -100,9 +100,23 @@ def test_bins_of_few_documents_are_left_out_if_others_have_enough(
   assert len(line(axes['loss_by_distance.png'], 'own memory')) == 2
 
 
-def test_what_was_not_measured_is_not_drawn(tmp_path):
-  alone = result(stretch(64))
-  assert pictures(dataclasses.replace(alone, comparison=None), tmp_path) == []
+def test_without_memory_only_the_loss_by_distance_is_drawn(axes, tmp_path):
+  nothing = {
+    'swap': None,
+    'none': None,
+    'gain': None,
+    'gain_over_swap': None,
+  }
+  alone = [
+    dataclasses.replace(stretch(first), **nothing) for first in (4, 16, 64)
+  ]
+  whole = dataclasses.replace(result(*alone), comparison=None)
+  (path,) = pictures(whole, tmp_path)
+  (drawn,) = axes[path.name].lines
+  np.testing.assert_allclose(drawn.get_ydata(), [2, 1.75])
+
+
+def test_a_text_too_short_for_a_picture_has_none(tmp_path):
   assert pictures(result(stretch(8)), tmp_path) == []
 
 
