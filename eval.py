@@ -22,10 +22,10 @@ CHECKPOINT = flags.DEFINE_string(
 def main(overrides: command.Overrides) -> None:
   changed = config.read(WORKDIR.value, overrides)
   for name in overrides:
-    if name.split('.')[0] not in ('eval', 'data'):
+    if not f'{name}.'.startswith(('eval.', 'data.corpus.', 'data.folder.')):
       raise lctx.UserError(
         f'--config.{name} was decided in training, so it has no effect here. '
-        'Set fields of --config.eval and --config.data only.'
+        'Set --config.eval.*, --config.data.corpus.* or --config.data.folder.'
       )
   lctx.evaluate(WORKDIR.value, config=changed, checkpoint=CHECKPOINT.value)
 

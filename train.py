@@ -4,15 +4,18 @@ python train.py --config=FILE[:arg] --workdir=DIR [--config.NAME=VALUE ...]
 """
 
 from absl import flags
+from ml_collections import config_flags
 
 import lctx
 from lctx import command, config
 
-CONFIG = flags.DEFINE_string(
+CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,
   'A Python file that defines get_config(arg=None); FILE:arg passes arg. '
   '--config.NAME=VALUE sets any of its fields, as --config.data.rows=8.',
+  lock_config=False,
+  sys_argv=[],  # overrides of a Config are ours
 )
 WORKDIR = flags.DEFINE_string(
   'workdir',
@@ -22,8 +25,8 @@ WORKDIR = flags.DEFINE_string(
 
 
 def main(overrides: command.Overrides) -> None:
-  lctx.train(config.load(CONFIG.value, overrides), WORKDIR.value)
+  lctx.train(config.changed(CONFIG.value, overrides), WORKDIR.value)
 
 
 if __name__ == '__main__':
-  command.run(main, required=[CONFIG, WORKDIR])
+  command.run(main, required=[CONFIG, WORKDIR], load=config.load)

@@ -22,7 +22,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from lctx.checksum import check_fit, compare, named_leaves, table
-from lctx.damage import DamageError, everywhere, patient_event_loops, reason
+from lctx.damage import (
+  DamageError,
+  QuietOrbax,
+  everywhere,
+  patient_event_loops,
+  reason,
+)
 
 __all__ = [
   'CheckpointError',
@@ -76,8 +82,16 @@ class CheckpointStore:
   def __init__(self, folder: os.PathLike | str, settings: Checkpoints):
     self.folder = epath.Path(folder).absolute()
     self.settings = settings
+    self._quiet = QuietOrbax()
+    logging.getLogger('absl').addFilter(self._quiet)  # what Orbax logs with
     self._damaged: set[int] = set()  # newer than what was restored instead
-    options = ocp.CheckpointManagerOptions(preservation_policy=_Keep(self))
+    options = ocp.CheckpointManagerOptions(
+      preservation_policy=_Keep(self),
+      # Else a folder that cannot be made holds up the end of the program.
+      async_options=ocp.options.AsyncOptions(
+        create_directories_asynchronously=False
+      ),
+    )
     with _failing_as(f'The folder {self.folder} cannot be used'):
       self._manager = ocp.CheckpointManager(self.folder, options=options)
     self._scores: dict[int, float] = {}
@@ -211,6 +225,7 @@ class CheckpointStore:
     finally:
       with self._writing():
         self._manager.close()
+      logging.getLogger('absl').removeFilter(self._quiet)
 
   def _rank(self, step: int, metrics: dict | None) -> None:
     score = (metrics or {}).get(self.settings.metric, math.nan)

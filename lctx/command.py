@@ -4,6 +4,7 @@ Every `--config.a.b=value` is taken out before absl parses the rest, for
 fields of a config are not flags.
 """
 
+import contextlib
 import difflib
 import logging
 import re
@@ -19,15 +20,22 @@ Overrides = dict[str, str | bool]
 
 
 def run(
-  main: Callable[[Overrides], None], required: Sequence[flags.FlagHolder] = ()
+  main: Callable[[Overrides], None],
+  required: Sequence[flags.FlagHolder] = (),
+  load: Callable[[str], object] = lambda path: None,
 ) -> None:
-  """Parses the flags, calls `main(overrides)` and ends the process."""
+  """Parses the flags, calls `main(overrides)` and ends the process.
+
+  `load` is what reads a config file by itself: it says in one paragraph what
+  ml_collections' flag says in a traceback.
+  """
   overrides: Overrides = {}
 
   def parse(argv: Sequence[str]) -> list[str]:
     found, rest = take_overrides(argv)
     overrides.update(found)
-    return _parse_flags(rest, required)
+    with _explained(rest, load):
+      return _parse_flags(rest, required)
 
   def begin(_: Sequence[str]) -> None:
     _show_messages()
@@ -38,6 +46,20 @@ def run(
   except UserError as error:
     print(f'lctx: error: {" ".join(str(error).split())}', file=sys.stderr)
     sys.exit(2)
+
+
+@contextlib.contextmanager
+def _explained(argv: Sequence[str], load: Callable[[str], object]):
+  """Reads the config file again if it could not be read: for the reason."""
+  try:
+    yield
+  except Exception:
+    for name, path in zip(argv, [*argv[1:], '']):
+      if re.match(r'--?config=', name):
+        load(name.partition('=')[2])
+      elif name in ('-config', '--config'):
+        load(path)
+    raise
 
 
 def _show_messages() -> None:
@@ -90,6 +112,7 @@ def _parse_flags(argv, required):
   if unknown:
     raise UserError(_about_unknown(unknown[0]))
   for flag in required:
+    getattr(flag.value, 'use', None)  # a missing config file raises only now
     if flag.value is None:
       about = flags.FLAGS[flag.name].help
       raise UserError(f'--{flag.name}=... is missing: {about}')

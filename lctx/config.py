@@ -64,6 +64,17 @@ def load(
   name, colon, arg = os.fspath(path).partition(':')
   with checking():
     config = _get_config(Path(name), [arg] if colon else [])
+  return changed(config, overrides)
+
+
+def changed(
+  config: Config, overrides: Mapping[str, str | bool] | None = None
+) -> Config:
+  """The config with overrides ('data.rows': '8'), every field's type checked.
+
+  Raises UserError, which names the field.
+  """
+  with checking():
     check(config, Config, '')
     return override(config, overrides or {})
 

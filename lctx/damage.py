@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,13 @@ from jax.experimental import multihost_utils
 
 class DamageError(Exception):
   """Why a checkpoint is not what was written."""
+
+
+class QuietOrbax(logging.Filter):
+  """Keeps the pages off the screen that Orbax logs about errors it raises."""
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    return not (record.exc_info and 'orbax' in record.pathname)
 
 
 def everywhere(what: str, read: Callable[[], Any]) -> Any:

@@ -38,6 +38,11 @@ def writable(workdir: str | os.PathLike) -> Path:
 
   Raises UserError where it cannot be made or written.
   """
+  if '://' in os.fspath(workdir):
+    raise UserError(
+      f'workdir = {str(workdir)!r} is in an object store, where lctx cannot '
+      'write yet. Give --workdir a local folder, and copy or mount it.'
+    )
   path = Path(workdir).expanduser()
   try:
     path.mkdir(parents=True, exist_ok=True)

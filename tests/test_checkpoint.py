@@ -2,6 +2,8 @@ import gc
 import json
 import logging
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -351,18 +353,36 @@ def test_another_type_shape_or_name_is_refused_not_cast(tmp_path):
         store.restore(abstract(state.replace(params=params)))
 
 
-def test_what_fails_in_the_background_is_raised(tmp_path):
-  folder = tmp_path / 'checkpoints'
-  state = {'x': jax.random.bits(jax.random.key(0), (1 << 22,))}
-  store = store_in(folder)
+def test_a_full_disk_is_told_in_a_paragraph(tmp_path, caplog):
+  state = {'x': jax.random.bits(jax.random.key(0), (1 << 20,))}
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  store = store_in(tmp_path)
   store.save(1, state, {})
   store.wait()
-  shutil.rmtree(folder)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+  try:
+    store.save(2, state, {})  # in the background: nothing is known yet
+    with pytest.raises(CheckpointError, match='could not be written') as error:
+      store.wait()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert '\n' not in str(error.value) and not caplog.records
+  store.close()
+  with store_in(tmp_path) as store:
+    assert store.restore(abstract(state)).step == 1
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+  folder = tmp_path / 'checkpoints'
   folder.write_text('in the way')
-  with pytest.raises(CheckpointError, match='could not be written') as error:
-    store.save(2, state, {})
-    store.wait()
-  assert '\n' not in str(error.value)
+  with pytest.raises(CheckpointError, match=re.escape(f'{folder} cannot be')):
+    store_in(folder)
+  folder.unlink()
+  with store_in(folder) as store:
+    folder.rmdir()
+    folder.write_text('in the way')
+    with pytest.raises(CheckpointError, match=re.escape(str(folder))):
+      store.save(1, make_state(), {})
 
 
 def test_impossible_settings_name_their_field():

@@ -8,6 +8,7 @@ import numpy as np
 
 from lctx.data.codec import Codec
 from lctx.data.store import Store
+from lctx.errors import UserError
 from lctx.evaluation.gain import by_position, compare
 from lctx.evaluation.report import Result
 from lctx.evaluation.rows import Rows, by_document, by_lane
@@ -28,15 +29,19 @@ class Counts:
   num_words: int = 0
 
   def add(self, rows: Rows, nats: np.ndarray) -> None:
-    for targets, weight, row in zip(rows.targets, rows.weight, nats):
-      counted = weight > 0
+    if rows.opens:
+      self._ends = [b''] * len(nats)  # the last byte of each row so far
+    for b, row in enumerate(nats):
+      counted = rows.weight[b] > 0
       self.nats += float(row[counted].sum(dtype=np.float64))
       self.tokens += int(counted.sum())
-      text = self.codec.decode(targets[counted])
+      text = self.codec.decode(rows.targets[b][counted])
       values = np.frombuffer(text, np.uint8)
       self.num_bytes += len(values)
       self.num_chars += int(np.count_nonzero(values & 0xC0 != 0x80))
-      self.num_words += len(text.split())
+      self.num_words += len((self._ends[b] + text).split())
+      self.num_words -= len(self._ends[b].split())  # it goes on here
+      self._ends[b] = (self._ends[b] + text)[-1:]
 
   def units(self, store: Store, whole: bool) -> Units:
     """Exact counts of a whole store; of a part, as its tokens spell it."""
@@ -85,10 +90,16 @@ def measure(
 
   Each document is read from an empty memory. A store of one document is
   read in equal stretches, one a row, and these stand in for documents.
+  Raises UserError for a split without text.
   """
   read = by_stretch if store.num_documents == 1 else by_document
   pieces = read(store, settings.rows, scorer.segment, settings.tokens)
-  first = next(pieces)
+  first = next(pieces, None)
+  if first is None:
+    raise UserError(
+      f'The documents of {title} hold no text. Give data.corpus more of it, or '
+      'set eval.split to another split.'
+    )
   conditions = ('own',)
   if settings.compare and scorer.model.memory.length:
     conditions = ('own', 'none') if first.other is None else CONDITIONS
@@ -96,10 +107,18 @@ def measure(
   for piece, nats in scorer(itertools.chain([first], pieces), conditions, poll):
     counts.add(piece, nats['own'])
     tally.add(piece, codec.num_bytes[piece.targets], nats)
+  comparison = compare(tally) if len(conditions) > 1 else None
+  if comparison is not None and store.num_documents == 1:
+    note = (
+      f'One document, read in {settings.rows} stretches that stand in for '
+      'documents; another stretch lends its memory.'
+    )
+    notes = ' '.join(filter(None, (note, comparison.note)))
+    comparison = dataclasses.replace(comparison, note=notes)
   return Result(
     title,
     counts.units(store, settings.tokens is None),
-    compare(tally) if len(conditions) > 1 else None,
+    comparison,
     by_position(tally),
   )
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def summary(comparison: Comparison) -> str:
       f'  intervals: {comparison.resamples:,} resamples of the documents'
     )
   if comparison.note:
-    lines.append(f'  {comparison.note}')
+    lines += textwrap.wrap(
+      comparison.note, WIDTH, initial_indent='  ', subsequent_indent='  '
+    )
   return '\n'.join(lines)
 
 
