@@ -23,11 +23,12 @@ from etils import epath
 
 from lctx.checksum import check_fit, compare, named_leaves, table
 from lctx.damage import (
+  CheckpointError,
   DamageError,
   QuietOrbax,
   everywhere,
+  failing_as,
   patient_event_loops,
-  reason,
 )
 
 __all__ = [
@@ -40,10 +41,6 @@ __all__ = [
 
 PyTree = Any
 _log = logging.getLogger(__name__)
-
-
-class CheckpointError(ValueError):
-  """A checkpoint that cannot be written, read, or used for this run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +89,8 @@ class CheckpointStore:
         create_directories_asynchronously=False
       ),
     )
-    with _failing_as(f'The folder {self.folder} cannot be used'):
+    with failing_as(f'The folder {self.folder} cannot be used'):
+      self.folder.mkdir(parents=True, exist_ok=True)
       self._manager = ocp.CheckpointManager(self.folder, options=options)
     self._scores: dict[int, float] = {}
     for step in self.steps:
@@ -234,7 +232,7 @@ class CheckpointStore:
       self._scores[step] = float(score)
 
   def _writing(self):
-    return _failing_as(f'A checkpoint could not be written to {self.folder}')
+    return failing_as(f'A checkpoint could not be written to {self.folder}')
 
   def _restore(self, step: int, abstract_state: PyTree, check) -> Restored:
     body = everywhere('metadata', lambda: self._read_meta(step))
@@ -283,18 +281,6 @@ class _Keep:
     kept = {*whole[-settings.keep_last :]}
     kept |= {*store.best(whole)[: settings.keep_best]}
     return [step in kept for step in steps]
-
-
-@contextlib.contextmanager
-def _failing_as(what: str):
-  """Turns what Orbax and the file system raise into one paragraph."""
-  try:
-    yield
-  except Exception as error:
-    raise CheckpointError(
-      f'{what}: {reason(error)}. See that the disk has room and that the '
-      'folder may be written; checkpoints saved before are as they were.'
-    ) from error
 
 
 def _hash(body: dict) -> str:

@@ -1,4 +1,4 @@
-"""Reading what may be damaged: alike in all processes, and without noise."""
+"""When disks fail: in a paragraph, in all processes alike, without noise."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
+class CheckpointError(ValueError):
+  """A checkpoint that cannot be written, read, or used for this run."""
+
+
 class DamageError(Exception):
   """Why a checkpoint is not what was written."""
 
@@ -19,6 +23,18 @@ class QuietOrbax(logging.Filter):
 
   def filter(self, record: logging.LogRecord) -> bool:
     return not (record.exc_info and 'orbax' in record.pathname)
+
+
+@contextlib.contextmanager
+def failing_as(what: str):
+  """Turns what Orbax and the file system raise into one paragraph."""
+  try:
+    yield
+  except Exception as error:
+    raise CheckpointError(
+      f'{what}: {reason(error)}. See that the disk has room and that the '
+      'folder may be written; checkpoints saved before are as they were.'
+    ) from error
 
 
 def everywhere(what: str, read: Callable[[], Any]) -> Any:

@@ -19,12 +19,12 @@ class Training:
   """How long a model is trained, and what a step is.
 
   `gradient_segments`: earlier segments that gradients reach (0: none, as Dai
-  et al. 2019). `accumulate`: parts a batch is computed in, one after another. `ema`: decay
-  of the averaged parameters that are evaluated (0: no average). `eval_every`:
-  steps between validations (0: only at the end), of at most `valid_tokens`
-  each (none: the whole split). `patience`: validations
-  without a better metric before the run ends (0: never). `max_skipped`: steps
-  in a row without a finite loss and gradient before the run gives up.
+  et al. 2019). `accumulate`: parts a batch is computed in, one after another.
+  `ema`: decay of the averaged parameters that are evaluated (0: no average).
+  `eval_every`: steps between validations (0: only at the end), of at most
+  `valid_tokens` each (none: the whole split). `patience`: validations without
+  a better metric before the run ends (0: never). `max_skipped`: steps in a
+  row without a finite loss and gradient before the run gives up.
   """
 
   steps: int = 1000
