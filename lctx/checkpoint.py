@@ -9,6 +9,7 @@ every leaf's shape, type and checksum.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -95,8 +96,9 @@ class CheckpointStore:
     self._scores: dict[int, float] = {}
     for step in self.steps:
       # A step whose metadata cannot be read has no rank; restoring it says so.
-      with contextlib.suppress(Exception):
-        self._rank(step, self._read_meta(step)['metrics'])
+      with contextlib.suppress(DamageError):
+        body = everywhere('metadata', functools.partial(self._read_meta, step))
+        self._rank(step, body['metrics'])
 
   def __enter__(self) -> 'CheckpointStore':
     return self
@@ -250,17 +252,19 @@ class CheckpointStore:
     return Restored(step, state, body['meta'])
 
   def _read_meta(self, step: int) -> dict:
-    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-    body = self._manager.restore(step, args=args)['meta']
+    reader = ocp.handlers.JsonCheckpointHandler()
+    body = reader.restore(self.folder / str(step) / 'meta')
     if body.pop('hash', None) != _hash(body):
       raise DamageError('they differ from what was written')
     return body
 
   def _read_leaves(self, step: int, targets: dict) -> list[jax.Array]:
+    """Not by way of the manager, in which other processes wait for this one."""
     full = {name: target for name, target in targets.items() if target.size}
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(full))
+    reader = ocp.handlers.StandardCheckpointHandler()
+    args = ocp.args.StandardRestore(full)
     with patient_event_loops():
-      read = self._manager.restore(step, args=args)['state']
+      read = reader.restore(self.folder / str(step) / 'state', args=args)
     return [
       read[name] if target.size else _empty(target)
       for name, target in targets.items()

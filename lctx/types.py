@@ -37,7 +37,7 @@ class Coords:
 
   @property
   def length(self) -> int:
-    return self.index.shape[1]
+    return self.index.shape[-1]
 
   def take(self, start: int, stop: int) -> 'Coords':
     """The tokens in slots start to stop - 1."""

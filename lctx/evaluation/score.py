@@ -77,10 +77,7 @@ class Scorer:
   def __init__(self, model: Decoder, params: Params, segment: int):
     self.model, self.segment = model.for_inference(), segment
     self._params = params
-    self._scores = jax.jit(self.model.scores, static_argnums=1)(params, segment)
-    self._read = jax.jit(
-      functools.partial(_read, self.model), static_argnums=(5,)
-    )
+    self._scores = _scores(self.model, params, segment)
 
   def __call__(
     self,
@@ -116,7 +113,8 @@ class Scorer:
     for start in range(0, length, step):
       poll()
       part = tuple(jnp.asarray(x[:, start : start + step]) for x in arrays)
-      carry, nats = self._read(
+      carry, nats = _read(
+        self.model,
         self._params,
         self._scores,
         carry,
@@ -133,6 +131,12 @@ class Scorer:
     return carry, nats
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _scores(model: Decoder, params: Params, segment: int):
+  return model.scores(params, segment)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6))
 def _read(
   model: Decoder, params: Params, scores, carry, segments, other_B, conditions
 ) -> tuple[Any, dict[str, Array]]:
