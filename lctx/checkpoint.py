@@ -32,13 +32,7 @@ from lctx.damage import (
   patient_event_loops,
 )
 
-__all__ = [
-  'CheckpointError',
-  'CheckpointStore',
-  'Checkpoints',
-  'Restored',
-  'compare',
-]
+__all__ = ['CheckpointError', 'CheckpointStore', 'Checkpoints', 'compare']
 
 PyTree = Any
 _log = logging.getLogger(__name__)
@@ -73,8 +67,8 @@ class Restored(NamedTuple):
 class CheckpointStore:
   """The checkpoints in one folder. Every process of a run makes the same calls.
 
-  The folder may be a bucket (`gs://...`). Leaves of a state are `jax.Array`s
-  of any type, typed random keys included, under any sharding.
+  Leaves of a state are `jax.Array`s of any real type, typed random keys
+  included, under any sharding. Several processes need one shared folder.
   """
 
   def __init__(self, folder: os.PathLike | str, settings: Checkpoints):
@@ -183,8 +177,8 @@ class CheckpointStore:
       check: raises if `meta` is of another run; called before arrays are read.
 
     Raises:
-      CheckpointError: no checkpoint, or not the one asked for, can be read;
-        or it holds other leaves than `abstract_state`.
+      CheckpointError: no checkpoint, or not the one asked for, can be read.
+      ValueError: it holds other leaves than `abstract_state`.
     """
     self.wait()
     steps = self.steps if step is None else [step]

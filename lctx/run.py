@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
-import optax
 
 from lctx import config as configs
 from lctx import data
@@ -20,18 +18,21 @@ from lctx.evaluation.measure import measure, perplexity
 from lctx.evaluation.report import Result
 from lctx.evaluation.score import Scorer
 from lctx.loaded import load
-from lctx.models.decoder import Decoder
-from lctx.models.segments import check_runs
-from lctx.sharding import mesh as meshes
-from lctx.sharding import rules
-from lctx.training import flops, hooks
+from lctx.prepared import (
+  Run,
+  batch,
+  fingerprint,
+  model_flops,
+  prepared,
+  store_folder,
+)
+from lctx.training import hooks
 from lctx.training.interrupt import Interrupt, Interrupted
 from lctx.training.loop import loop
 from lctx.training.metrics import open_metrics
 from lctx.training.progress import Progress
-from lctx.training.state import State, abstract_state, initial_state
+from lctx.training.state import State, initial_state
 from lctx.training.step import make_step
-from lctx.types import Batch
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def train(config: Config, workdir: str | Path) -> Result | None:
     UserError: the config, the text or the workdir cannot be as they are.
   """
   folder = writable(workdir)
-  run = _prepared(config, folder)
+  run = prepared(config, folder)
   with Interrupt() as interrupt:
     if not _trained(run, interrupt):
       return None
@@ -81,7 +82,7 @@ def evaluate(
       config.data.corpus,
       loaded.codec,
       settings.split,
-      _store_folder(config, folder),
+      store_folder(config, folder),
     )
   segment = settings.segment or config.data.segment
   title = (
@@ -105,46 +106,7 @@ def evaluate(
   return result
 
 
-@dataclasses.dataclass(frozen=True)
-class _Run:
-  """All that is known before anything compiles."""
-
-  config: Config
-  folder: Path
-  model: Decoder
-  codec: data.Codec
-  train: data.Store
-  valid: data.Store
-  mesh: jax.sharding.Mesh
-  transform: optax.GradientTransformation
-  abstract: State
-
-
-def _prepared(config: Config, folder: Path) -> _Run:
-  """Everything that can be wrong with a config is found here."""
-  with checking():
-    lanes, settings = config.data, config.train
-    mesh = meshes.build(config.mesh)
-    rules.check_rows(lanes.rows, mesh)
-    check_runs(lanes.segments, settings.gradient_segments)
-    _check_parts(lanes.rows, settings.accumulate, mesh)
-    codec = lanes.tokenizer.fit(lanes.corpus, folder)
-    model = config.model.with_vocabulary(codec.size)
-    config.eval.model(model)
-    train, valid = (
-      data.open_store(lanes.corpus, codec, split, _store_folder(config, folder))
-      for split in ('train', 'valid')
-    )
-    lanes.check(train)
-    transform = config.optimizer.transform(settings.steps, model.axes())
-    averaged = bool(settings.ema)
-    abstract = abstract_state(model, transform, lanes.rows, mesh, averaged)
-  return _Run(
-    config, folder, model, codec, train, valid, mesh, transform, abstract
-  )
-
-
-def _trained(run: _Run, interrupt: Interrupt) -> bool:
+def _trained(run: Run, interrupt: Interrupt) -> bool:
   """Trains; False if a signal ended it before its time."""
   config, settings = run.config, run.config.train
   checkpoints = run.folder / 'checkpoints'
@@ -163,7 +125,7 @@ def _trained(run: _Run, interrupt: Interrupt) -> bool:
       state = loop(
         step,
         state,
-        lambda i: _batch(run, i),
+        lambda i: batch(run, i),
         steps,
         after.all(start),
         interrupt,
@@ -178,13 +140,13 @@ def _trained(run: _Run, interrupt: Interrupt) -> bool:
   return done
 
 
-def _begun(run: _Run, store: CheckpointStore) -> tuple[State, dict]:
+def _begun(run: Run, store: CheckpointStore) -> tuple[State, dict]:
   """The state to start from, and what validation remembers."""
   config = run.config
   with checking():
     restored = store.restore(
       run.abstract,
-      check=lambda meta: compare(meta['fingerprint'], _fingerprint(run)),
+      check=lambda meta: compare(meta['fingerprint'], fingerprint(run)),
     )
   configs.save(config, run.folder)
   for field in dataclasses.fields(config):
@@ -199,12 +161,12 @@ def _begun(run: _Run, store: CheckpointStore) -> tuple[State, dict]:
   return restored.state, restored.meta['validate']
 
 
-def _compiled(run: _Run, progress: Progress):
+def _compiled(run: Run, progress: Progress):
   began = time.perf_counter()
   step = make_step(
     run.model, run.transform, run.config.train, run.config.data.segment
   )
-  compiled = step.lower(run.abstract, _batch(run, 0)).compile()
+  compiled = step.lower(run.abstract, batch(run, 0)).compile()
   progress.say(f'compiled in {time.perf_counter() - began:.1f} s')
   return compiled
 
@@ -222,7 +184,7 @@ class _Hooks:
       self.stopwatch,
       config.log.every,
       config.data.rows * config.data.length,
-      _flops(run),
+      model_flops(run),
       config.optimizer.rate(settings.steps),
       settings.max_skipped,
     )
@@ -245,33 +207,15 @@ class _Hooks:
       found.append(hooks.Trace(self.folder / 'profile', start))
     return found
 
-  def _meta(self, run: _Run) -> dict:
+  def _meta(self, run: Run) -> dict:
     return {
       'config': configs.to_json(run.config),
-      'fingerprint': _fingerprint(run),
+      'fingerprint': fingerprint(run),
       'validate': self.validate.memory(),
     }
 
 
-def _fingerprint(run: _Run) -> dict:
-  """What a checkpoint must have in common with a run that goes on from it."""
-  model = configs.to_json(run.model)
-  del model['compute'], model['dropout']
-  lanes = run.config.data
-  return {
-    'model': model,
-    'optimizer': type(run.config.optimizer).__name__,
-    'tokenizer': run.codec.hash,
-    'text': run.train.hash,
-    'data': {
-      name: getattr(lanes, name) for name in ('rows', 'segment', 'segments')
-    },
-    'train': {'ema': run.config.train.ema},
-    'seed': run.config.seed,
-  }
-
-
-def _validated(run: _Run, state: State, interrupt: Interrupt) -> dict:
+def _validated(run: Run, state: State, interrupt: Interrupt) -> dict:
   config = run.config
   segment = config.eval.segment or config.data.segment
   model = config.eval.model(run.model)
@@ -289,60 +233,6 @@ def _validated(run: _Run, state: State, interrupt: Interrupt) -> dict:
     if name.startswith('bits') or name.endswith('perplexity')
     if value is not None
   }
-
-
-def _batch(run: _Run, index: int) -> Batch:
-  """Batch `index` on the devices; each process reads the rows it holds."""
-  lanes, count = run.config.data, jax.process_count()
-  share = lanes.rows // count
-  first = share * jax.process_index()
-  local = lanes.batch(run.train, index, slice(first, first + share))
-  sharding = rules.batch_sharding(run.mesh)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(
-      sharding, np.ascontiguousarray(x), (lanes.rows, lanes.length)
-    ),
-    local,
-  )
-
-
-def _flops(run: _Run) -> float:
-  """Of the model, per token of training."""
-  model, lanes = run.model, run.config.data
-  embed, sizes = model.embed, model.sizes()
-  first = len(embed.cutoffs)  # cluster rows, in the head
-  bins = tuple(
-    flops.Bin(
-      end - start + (first if i == 0 else 0),
-      embed.tables[i if len(embed.tables) > 1 else 0][1],
-      embed.projected,
-    )
-    for i, (start, end) in enumerate(embed.bins)
-  )
-  return flops.count(
-    flops.Sizes(
-      model.stack.depth,
-      sizes.width,
-      sizes.num_heads,
-      sizes.head_width,
-      model.stack.ffn_width or 4 * sizes.width,
-      bins,
-    ),
-    flops.Reading(lanes.segment, model.memory.length, lanes.rows),
-  ).train
-
-
-def _check_parts(rows: int, parts: int, mesh: jax.sharding.Mesh) -> None:
-  devices = mesh.shape['data'] * mesh.shape['fsdp']
-  if rows % (parts * devices):
-    raise ValueError(
-      f'train.accumulate = {parts} does not divide the {rows // devices} rows '
-      f'that each device holds (data.rows = {rows}). Use a divisor of that.'
-    )
-
-
-def _store_folder(config: Config, folder: Path) -> Path:
-  return Path(config.data.folder) if config.data.folder else folder / 'data'
 
 
 def _as_json(config: Config) -> str:

@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -201,6 +202,60 @@ def test_kill_9_while_saving_leaves_the_one_before(tmp_path, caplog):
     assert not caplog.records
     store.save(2, want, {})
     assert store.restore(abstract(want)).step == 2
+
+
+PROCESS = """
+import pathlib, sys
+import jax, numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from lctx.checkpoint import CheckpointStore, Checkpoints
+folder, address, me = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+jax.distributed.initialize(address, 2, me)
+mesh = jax.make_mesh((4,), ('data',), (AxisType.Auto,))
+rows = np.random.default_rng(0).integers(0, 2**32, (1 << 12, 4), np.uint32)
+state = {'x': jax.make_array_from_callback(
+  rows.shape, NamedSharding(mesh, P('data')), lambda at: rows[at])}
+with CheckpointStore(folder, Checkpoints()) as store:
+  store.save(1, state, {})
+  store.save(2, state, {})
+  store.wait()
+  if me == 0:
+    mine = (folder / '2/state/ocdbt.process_1').rglob('*')
+    largest = max(mine, key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:1000])
+  multihost_utils.sync_global_devices('damaged')
+  got = store.restore(state)
+  assert got.step == 1 and store.steps == [1]
+  for shard in got.state['x'].addressable_shards:
+    np.testing.assert_array_equal(shard.data, rows[shard.index])
+  store.save(2, state, {})
+  assert store.restore(state).step == 2
+"""
+
+
+def test_what_one_process_cannot_read_no_process_uses(tmp_path):
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    address = f'localhost:{free.getsockname()[1]}'
+  flags = '--xla_force_host_platform_device_count=2'
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', PROCESS, str(tmp_path), address, str(me)],
+      env={**os.environ, 'XLA_FLAGS': flags},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for me in range(2)
+  ]
+  try:
+    told = [process.communicate(timeout=60)[1] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  assert [process.returncode for process in processes] == [0, 0], told
+  assert 'another process failed' in told[0], told
+  assert 'OUT_OF_RANGE' in told[1], told
 
 
 def test_one_flipped_byte_is_seen_named_and_skipped(tmp_path, caplog):

@@ -1,0 +1,131 @@
+"""Everything about a run that can be known before anything compiles."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from lctx import config as configs
+from lctx import data
+from lctx.config import Config
+from lctx.errors import checking
+from lctx.models.decoder import Decoder
+from lctx.models.segments import check_runs
+from lctx.sharding import mesh as meshes
+from lctx.sharding import rules
+from lctx.training import flops
+from lctx.training.state import State, abstract_state
+from lctx.types import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """All that is known before anything compiles."""
+
+  config: Config
+  folder: Path
+  model: Decoder
+  codec: data.Codec
+  train: data.Store
+  valid: data.Store
+  mesh: jax.sharding.Mesh
+  transform: optax.GradientTransformation
+  abstract: State
+
+
+def prepared(config: Config, folder: Path) -> Run:
+  """Everything that can be wrong with a config is found here."""
+  with checking():
+    lanes, settings = config.data, config.train
+    mesh = meshes.build(config.mesh)
+    rules.check_rows(lanes.rows, mesh)
+    check_runs(lanes.segments, settings.gradient_segments)
+    _check_parts(lanes.rows, settings.accumulate, mesh)
+    codec = lanes.tokenizer.fit(lanes.corpus, folder)
+    model = config.model.with_vocabulary(codec.size)
+    config.eval.model(model)
+    train, valid = (
+      data.open_store(lanes.corpus, codec, split, store_folder(config, folder))
+      for split in ('train', 'valid')
+    )
+    lanes.check(train)
+    transform = config.optimizer.transform(settings.steps, model.axes())
+    averaged = bool(settings.ema)
+    abstract = abstract_state(model, transform, lanes.rows, mesh, averaged)
+  return Run(
+    config, folder, model, codec, train, valid, mesh, transform, abstract
+  )
+
+
+def fingerprint(run: Run) -> dict:
+  """What a checkpoint must have in common with a run that goes on from it."""
+  model = configs.to_json(run.model)
+  del model['compute'], model['dropout']
+  lanes = run.config.data
+  return {
+    'model': model,
+    'optimizer': type(run.config.optimizer).__name__,
+    'tokenizer': run.codec.hash,
+    'text': run.train.hash,
+    'data': {
+      name: getattr(lanes, name) for name in ('rows', 'segment', 'segments')
+    },
+    'train': {'ema': run.config.train.ema},
+    'seed': run.config.seed,
+  }
+
+
+def batch(run: Run, index: int) -> Batch:
+  """Batch `index` on the devices; each process reads the rows it holds."""
+  lanes, count = run.config.data, jax.process_count()
+  share = lanes.rows // count
+  first = share * jax.process_index()
+  local = lanes.batch(run.train, index, slice(first, first + share))
+  sharding = rules.batch_sharding(run.mesh)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(
+      sharding, np.ascontiguousarray(x), (lanes.rows, lanes.length)
+    ),
+    local,
+  )
+
+
+def model_flops(run: Run) -> float:
+  """Of the model, per token of training."""
+  model, lanes = run.model, run.config.data
+  embed, sizes = model.embed, model.sizes()
+  first = len(embed.cutoffs)  # cluster rows, in the head
+  bins = tuple(
+    flops.Bin(
+      end - start + (first if i == 0 else 0),
+      embed.tables[i if len(embed.tables) > 1 else 0][1],
+      embed.projected,
+    )
+    for i, (start, end) in enumerate(embed.bins)
+  )
+  return flops.count(
+    flops.Sizes(
+      model.stack.depth,
+      sizes.width,
+      sizes.num_heads,
+      sizes.head_width,
+      model.stack.ffn_width or 4 * sizes.width,
+      bins,
+    ),
+    flops.Reading(lanes.segment, model.memory.length, lanes.rows),
+  ).train
+
+
+def _check_parts(rows: int, parts: int, mesh: jax.sharding.Mesh) -> None:
+  devices = mesh.shape['data'] * mesh.shape['fsdp']
+  if rows % (parts * devices):
+    raise ValueError(
+      f'train.accumulate = {parts} does not divide the {rows // devices} rows '
+      f'that each device holds (data.rows = {rows}). Use a divisor of that.'
+    )
+
+
+def store_folder(config: Config, folder: Path) -> Path:
+  return Path(config.data.folder) if config.data.folder else folder / 'data'
