@@ -11,6 +11,11 @@ from lctx import presets
 from lctx.positions.xl import LearnedRelative
 from lctx.types import segment_coords
 
+# The programs are tiny and run a few times: optimising them costs more.
+quick_jit = functools.partial(
+  jax.jit, compiler_options={'xla_backend_optimization_level': 0}
+)
+
 
 def transformer_xl(depth=2, width=16, num_heads=2, memory_length=6, **fields):
   """The preset in a size that compiles in a second."""
@@ -20,6 +25,7 @@ def transformer_xl(depth=2, width=16, num_heads=2, memory_length=6, **fields):
   )
 
 
+@functools.cache
 def large_params(model, seed=0):
   """Parameters drawn far from their start, yet activations stay near one."""
   random = np.random.default_rng(seed)
@@ -55,11 +61,11 @@ def segment_of(model, params, tokens, document, carry):
   return hidden, carry
 
 
-jitted_segment = jax.jit(segment_of, static_argnums=0)
+jitted_segment = quick_jit(segment_of, static_argnums=0)
 
 
 def loop(model, params, tokens, lengths, document=None):
-  """Hidden states [B, n, D], segment by segment in Python."""
+  """Hidden states [B, n, D] and the last carry, by segments, in Python."""
   document = jnp.zeros_like(tokens) if document is None else document
   carry, hidden, start = model.initial(tokens.shape[0]), [], 0
   for length in lengths:
@@ -70,10 +76,10 @@ def loop(model, params, tokens, lengths, document=None):
     hidden.append(x)
     start = stop
   assert start == tokens.shape[1]
-  return jnp.concatenate(hidden, axis=1)
+  return jnp.concatenate(hidden, axis=1), carry
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(quick_jit, static_argnums=0)
 def log_probs(model, params, hidden):
   return model.apply({'params': params}, hidden, method='log_probs')
 

@@ -6,6 +6,7 @@ made. Both read lazily and give pieces of a bounded size.
 """
 
 import dataclasses
+import heapq
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,7 +20,7 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-  """A piece of B rows: [B, n], n a multiple of the segment, or [B].
+  """A piece of B rows: [B, n], n a multiple of the segment; `other` is [B].
 
   `opens`: the rows begin here; else row b goes on where row b of the piece
   before ended. `weight` alone says what counts. `other`: for every row, the
@@ -32,7 +33,7 @@ class Rows:
   document: np.ndarray  # int32: counts up along a row from 0; EMPTY = pad
   weight: np.ndarray  # float32: 1 where the target counts, else 0
   distance: np.ndarray  # int32: tokens of its document before the target
-  source: np.ndarray  # int32 [B]: the document or lane; EMPTY = an empty row
+  source: np.ndarray  # int32: the document in the store, or the lane
   other: np.ndarray | None  # int32 [B]
   opens: bool
 
@@ -40,25 +41,32 @@ class Rows:
 def by_document(
   store: Store, rows: int, segment: int, limit_tokens: int | None = None
 ) -> Iterator[Rows]:
-  """One document a row, `rows` of nearly the same length at a time.
+  """Whole documents, end to end in at most `rows` rows of about one length.
 
-  The longest come first. Behind its end a document is read again with weight
-  0: the memory that it lends to a longer one stays full. The last rows are
-  filled with documents that were counted before, so that each has another.
-  `source` is the document's number in the store. With `limit_tokens`: see
-  `_choose`.
+  The longest come first; where one of them outweighs the rest there are fewer
+  rows, for none should wait. Memory is empty where a document begins. A row
+  that has ended is read again with weight 0, so that the memory it lends
+  stays full. With `limit_tokens`: see `_choose`.
   """
   assert min(rows, segment) >= 1, (rows, segment)
   chosen = _choose(store, limit_tokens)
-  order = np.argsort(-chosen.length, kind='stable')
-  order = order[chosen.length[order] > 1]
-  for start in range(0, len(order), rows):
-    begin = max(0, min(start, len(order) - rows))
-    group = chosen.take(order[begin : begin + rows])
-    counts = np.arange(begin, begin + len(group.length)) >= start
-    longest = group.length[counts].max() - 1
-    for first, n in _pieces(longest, segment):
-      yield _read_documents(store, group, counts, rows, first + np.arange(n))
+  chosen = chosen.take(np.argsort(-chosen.length, kind='stable'))
+  chosen = chosen.take(np.flatnonzero(chosen.length > 1))
+  if not len(chosen.length):
+    return
+  even = chosen.length.sum() // chosen.length[0]
+  rows = min(rows, len(chosen.length), max(2, int(even)))
+  row_of = _dealt(chosen.length, rows)
+  size = np.bincount(row_of, chosen.length, rows).astype(np.int64)
+  chosen = chosen.take(np.argsort(row_of, kind='stable'))
+  stop = np.cumsum(size)
+  lanes = _Lanes(stop - size, stop - 1)
+  other = np.roll(np.arange(rows, dtype=np.int32), 1) if rows > 1 else None
+  for first, n in _pieces(lanes.inputs.max(), segment):
+    place = first + np.arange(n)[None]
+    again = place % lanes.inputs
+    piece = _read(store, chosen, lanes, again, place < lanes.inputs, other)
+    yield dataclasses.replace(piece, opens=first == 0)
 
 
 def by_lane(
@@ -74,8 +82,17 @@ def by_lane(
   assert min(rows, segment) >= 1, (rows, segment)
   chosen = _choose(store, limit_tokens)
   edges = (chosen.length.sum() - 1) * np.arange(rows + 1) // rows
-  for first, n in _pieces(np.diff(edges).max(), segment):
-    yield _read_lanes(store, chosen, edges, first + np.arange(n))
+  lanes = _Lanes(edges[:-1], edges[1:])
+  for first, n in _pieces(lanes.inputs.max(), segment):
+    place = first + np.arange(n)[None] + 0 * lanes.inputs
+    there = place < lanes.inputs
+    piece = _read(store, chosen, lanes, place, there, None)
+    yield dataclasses.replace(
+      piece,
+      document=np.where(there, piece.document, EMPTY).astype(np.int32),
+      source=np.broadcast_to(np.arange(rows)[:, None], place.shape),
+      opens=first == 0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,61 +137,53 @@ def _pieces(length: int, segment: int) -> Iterator[tuple[int, int]]:
     yield first, -(-needed // segment) * segment
 
 
-def _read_documents(
+@dataclasses.dataclass(frozen=True)
+class _Lanes:
+  """Where rows begin and end in the stream of chosen documents, int64 [B]."""
+
+  start: np.ndarray
+  stop: np.ndarray  # of inputs; the last target lies there
+
+  @property
+  def inputs(self) -> np.ndarray:
+    """Their number, [B, 1]."""
+    return (self.stop - self.start)[:, None]
+
+
+def _dealt(lengths: np.ndarray, rows: int) -> np.ndarray:
+  """A row for each document, longest first: always the emptiest row."""
+  loads = [(0, row) for row in range(rows)]
+  dealt = np.zeros(len(lengths), np.int64)
+  for document, length in enumerate(lengths.tolist()):
+    load, row = heapq.heappop(loads)
+    dealt[document] = row
+    heapq.heappush(loads, (load + length, row))
+  return dealt
+
+
+def _read(
   store: Store,
-  group: _Chosen,
-  counts: np.ndarray,
-  rows: int,
+  chosen: _Chosen,
+  lanes: _Lanes,
   place: np.ndarray,
+  counts: np.ndarray,
+  other: np.ndarray | None,
 ) -> Rows:
-  """Inputs number `place` [n] of the documents, and empty rows below them."""
-  inputs = group.length[:, None] - 1
-  within = place % inputs
-  at = group.first[:, None] + within
-  weight = (place < inputs) & counts[:, None]
-  empty = rows - len(inputs)
-  other = np.maximum(np.arange(-1, rows - 1), 0)
-  other[0] = 1 if len(inputs) > 1 else 0
-  return Rows(
-    tokens=_below(store.tokens[at], empty, 0),
-    targets=_below(store.tokens[at + 1], empty, 0),
-    document=_below(np.zeros(at.shape), empty, EMPTY),
-    weight=_below(weight, empty, 0).astype(np.float32),
-    distance=_below(within, empty, 0),
-    source=_below(group.number, empty, EMPTY),
-    other=other.astype(np.int32) if len(inputs) > 1 else None,
-    opens=bool(place[0] == 0),
-  )
-
-
-def _below(array: np.ndarray, rows: int, value: int) -> np.ndarray:
-  """`array`, int32, with `rows` more rows of `value`."""
-  width = [(0, rows)] + [(0, 0)] * (array.ndim - 1)
-  return np.pad(array.astype(np.int32), width, constant_values=value)
-
-
-def _read_lanes(
-  store: Store, chosen: _Chosen, edges: np.ndarray, place: np.ndarray
-) -> Rows:
-  """Inputs number `place` [n] of the lanes between `edges` [B + 1]."""
+  """Inputs number `place` [B, n] of the lanes; `counts` [B, n] if not again."""
   ends = np.cumsum(chosen.length)
-  start, stop = edges[:-1, None], edges[1:, None]
-  stream = start + np.append(place, place[-1] + 1)
-  there = stream[:, :-1] < stop
-  stream = np.minimum(stream, ends[-1] - 1)
-  document = np.searchsorted(ends, stream, 'right')
-  within = stream - (ends - chosen.length)[document]
+  stream = lanes.start[:, None] + place
+  both = np.minimum(np.stack([stream, stream + 1]), ends[-1] - 1)
+  document = np.searchsorted(ends, both, 'right')
+  within = both - (ends - chosen.length)[document]
   tokens = store.tokens[chosen.first[document] + within].astype(np.int32)
-  first_document = np.searchsorted(ends, start, 'right')
-  since = np.where(there, document[:, :-1] - first_document, EMPTY)
-  source = np.where(edges[:-1] < edges[1:], np.arange(len(start)), EMPTY)
+  since = document[0] - np.searchsorted(ends, lanes.start, 'right')[:, None]
   return Rows(
-    tokens=tokens[:, :-1],
-    targets=tokens[:, 1:],
+    tokens=tokens[0],
+    targets=tokens[1],
     document=since.astype(np.int32),
-    weight=(there & (within[:, 1:] > 0)).astype(np.float32),
-    distance=within[:, :-1].astype(np.int32),
-    source=source.astype(np.int32),
-    other=None,
-    opens=bool(place[0] == 0),
+    weight=(counts & (within[1] > 0)).astype(np.float32),
+    distance=within[0].astype(np.int32),
+    source=chosen.number[document[0]].astype(np.int32),
+    other=other,
+    opens=True,
   )

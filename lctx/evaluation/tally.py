@@ -45,7 +45,7 @@ class Tally:
       return
     weight = rows.weight[counted].astype(np.float64)
     distance = rows.distance[counted].astype(np.int64)
-    source = np.broadcast_to(rows.source[:, None], counted.shape)[counted]
+    source = rows.source[counted]
     of_token = [np.ones(len(weight)), num_bytes[counted]]
     nothing = np.zeros(counted.shape)
     of_token += [nats.get(name, nothing)[counted] for name in CONDITIONS]

@@ -22,7 +22,7 @@ def one_row(document: int, length: int, weight=1.0) -> Rows:
     document=nothing,
     weight=np.full((1, length), weight, np.float32),
     distance=np.arange(length, dtype=np.int32)[None],
-    source=np.array([document], np.int32),
+    source=nothing + document,
     other=None,
     opens=True,
   )
@@ -119,8 +119,7 @@ def test_a_document_in_pieces_counts_as_one():
     row, nats = one_row(number, length), nats_of(length, *bits)
     for part in np.array_split(np.arange(length), 3):
       piece = Rows(
-        *(getattr(row, name)[:, part] for name in list(vars(row))[:5]),
-        source=row.source,
+        *(getattr(row, name)[:, part] for name in list(vars(row))[:6]),
         other=None,
         opens=bool(part[0] == 0),
       )

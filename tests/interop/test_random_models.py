@@ -2,20 +2,17 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+import tiny
 
 from lctx.interop import transformer_xl as interop
 from lctx.types import segment_coords
 
-# The programs are tiny and run a few times: optimising them costs more.
-QUICK = {'xla_backend_optimization_level': 0}
 
-
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+@functools.partial(tiny.quick_jit, static_argnums=0)
 def segment(model, params, tokens, targets, carry):
   at = segment_coords(jnp.zeros_like(tokens))
   hidden, carry, _ = model.apply({'params': params}, tokens, at, carry)
