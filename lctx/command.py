@@ -1,5 +1,7 @@
 """The command line: flags in; for a mistake, one paragraph and code 2.
 
+A run that cannot go on ends with one paragraph too, and code 1.
+
 Every `--config.a.b=value` is taken out before absl parses the rest, for
 fields of a config are not flags.
 """
@@ -14,7 +16,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags
 from absl import logging as absl_logging
 
-from lctx.errors import UserError
+from lctx.errors import RunError, UserError
 
 Overrides = dict[str, str | bool]
 
@@ -43,9 +45,9 @@ def run(
 
   try:
     app.run(begin, flags_parser=parse)
-  except UserError as error:
+  except (UserError, RunError) as error:
     print(f'lctx: error: {" ".join(str(error).split())}', file=sys.stderr)
-    sys.exit(2)
+    sys.exit(2 if isinstance(error, UserError) else 1)
 
 
 @contextlib.contextmanager

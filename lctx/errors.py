@@ -20,6 +20,13 @@ class UserError(ValueError):
   """
 
 
+class RunError(RuntimeError):
+  """Why a run that began well cannot go on, and what to do.
+
+  Programs print it as one paragraph and end with code 1.
+  """
+
+
 @contextlib.contextmanager
 def checking() -> Iterator[None]:
   """Turns ValueError and OSError of the code inside into UserError."""

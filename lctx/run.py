@@ -177,6 +177,7 @@ class _Hooks:
   def __init__(self, run, store, metrics, progress, interrupt):
     config, settings = run.config, run.config.train
     self.folder, self.profile = run.folder, config.profile
+    self.steps = settings.steps
     self.stopwatch = hooks.Stopwatch()
     self.log = hooks.Log(
       metrics,
@@ -204,7 +205,8 @@ class _Hooks:
   def all(self, start: int) -> list:
     found = [self.log, self.validate, self.save]
     if self.profile:
-      found.append(hooks.Trace(self.folder / 'profile', start))
+      trace = hooks.Trace(self.folder / 'profile', start, self.steps)
+      found.append(trace)
     return found
 
   def _meta(self, run: Run) -> dict:

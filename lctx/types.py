@@ -48,6 +48,7 @@ class Coords:
     """The same tokens, counted from an origin `steps` later."""
     return self.replace(
       index=self.index - steps,
+      position=self.position - steps,
       segment=self.segment - steps,
       start=None if self.start is None else self.start - steps,
     )

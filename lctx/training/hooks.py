@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from lctx.checkpoint import CheckpointStore
+from lctx.errors import RunError
 from lctx.training.flops import utilisation
 from lctx.training.interrupt import Interrupted
 from lctx.training.loop import Moment
@@ -17,7 +18,7 @@ from lctx.training.progress import Progress
 from lctx.training.state import State
 
 
-class NotFiniteError(RuntimeError):
+class NotFiniteError(RunError):
   """Too many steps in a row without a finite loss and gradient."""
 
 
@@ -164,7 +165,10 @@ class Validate:
 
 @dataclasses.dataclass
 class Save:
-  """Writes checkpoints: now and then, after a validation, and at the end."""
+  """Writes checkpoints: now and then, after a validation, and at the end.
+
+  Not while steps are skipped: the checkpoint before may be the last good one.
+  """
 
   store: CheckpointStore
   stopwatch: Stopwatch
@@ -173,7 +177,7 @@ class Save:
 
   def __call__(self, moment: Moment) -> None:
     due = moment.step % self.every == 0 or moment.validation is not None
-    if due or moment.stop:
+    if (due or moment.stop) and int(moment.state.skipped) == 0:
       with self.stopwatch.paused(moment.state):
         self.store.save(
           moment.step, moment.state, self.meta(), moment.validation
@@ -182,14 +186,24 @@ class Save:
 
 @dataclasses.dataclass
 class Trace:
-  """Writes a profile of five steps, once the first ten have warmed up."""
+  """Writes a profile of five steps, once ten have warmed up.
+
+  A run of fewer than 15 steps is traced from its second step on.
+  """
 
   folder: Path
   start: int
+  steps: int  # of the whole run
+
+  def __post_init__(self):
+    self._running = False
+    self._first = self.start + (10 if self.steps - self.start >= 15 else 1)
 
   def __call__(self, moment: Moment) -> None:
-    if moment.step == self.start + 10:
-      jax.profiler.start_trace(str(self.folder))
-    elif moment.step == self.start + 15:
+    if self._running and (moment.stop or moment.step == self._first + 5):
       jax.block_until_ready(moment.state)
       jax.profiler.stop_trace()
+      self._running = False
+    elif moment.step == self._first and not moment.stop:
+      jax.profiler.start_trace(str(self.folder))
+      self._running = True

@@ -82,7 +82,7 @@ def make_step(
     nats, penalty, grads, carry = _accumulated(
       loss, settings.accumulate, state, batch, key
     )
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     finite = jnp.isfinite(nats) & jnp.isfinite(norm)
     updates, moments = transform.update(grads, state.moments, state.params)
     params = optax.apply_updates(state.params, updates)
