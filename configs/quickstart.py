@@ -28,6 +28,7 @@ def get_config(arg: str | None = None) -> Config:
       num_heads=4,
       memory_length=memory,
       memory_dropout=0.25 if memory else 0.0,
+      pre_norm=True,
     ),
     data=Lanes(Stdlib(), Bytes(), rows=16, segment=128),
     optimizer=Adam(peak=3e-3, schedule=Cosine(warmup=50), clip=1.0),

@@ -34,6 +34,7 @@ def get_config(arg: str | None = None) -> Config:
       memory_length=128,
       dropout=0.1,  # the text is short and is read several times
       memory_dropout=0.25,
+      pre_norm=True,
     ),
     data=Lanes(
       Text(arg or 'data/shakespeare.txt'),
@@ -42,7 +43,7 @@ def get_config(arg: str | None = None) -> Config:
       segment=128,
     ),
     optimizer=Adam(3e-3, Cosine(warmup=100), clip=1.0),
-    train=Training(steps=3000, eval_every=500),
+    train=Training(steps=2000, eval_every=500),
     eval=Evaluation(rows=8),
     checkpoint=Checkpoints(every=500),
   )

@@ -122,7 +122,8 @@ class CheckpointStore:
   def save(self, step: int, state: PyTree, meta: dict, metrics=None) -> None:
     """Starts to write a checkpoint; returns when `state` may be overwritten.
 
-    Nothing happens if the step is there already. Whatever went wrong in the
+    A step that is there already is only given a validation that came later
+    than its checkpoint. Whatever went wrong in the
     background since the last call raises here, or in `wait` and `close`.
 
     Args:
@@ -139,12 +140,12 @@ class CheckpointStore:
       )
     self.wait()
     if step in self.steps:
+      if metrics is not None and step not in self._scores:
+        self._amend(step, meta, metrics)
       return
     leaves = {k: x for k, x in named_leaves(state).items() if x.size}
     assert all(isinstance(x, jax.Array) for x in leaves.values())
-    body = {'meta': meta, 'metrics': metrics, 'leaves': table(state)}
-    body = json.loads(json.dumps(body))
-    body['hash'] = _hash(body)
+    body = _sealed({'meta': meta, 'metrics': metrics, 'leaves': table(state)})
     self._rank(step, metrics)
     with self._writing():
       if step in self._damaged:
@@ -221,6 +222,18 @@ class CheckpointStore:
         self._manager.close()
       logging.getLogger('absl').removeFilter(self._quiet)
 
+  def _amend(self, step: int, meta: dict, metrics: dict) -> None:
+    """Writes the metadata of a checkpoint anew, at once or not at all."""
+    body = everywhere('metadata', lambda: self._read_meta(step))
+    body = _sealed(body | {'meta': meta, 'metrics': metrics})
+    with self._writing():
+      if jax.process_index() == 0:
+        path = self.folder / str(step) / 'meta' / 'metadata'
+        part = path.with_suffix('.part')
+        part.write_text(json.dumps(body))
+        part.replace(path)
+    self._rank(step, metrics)
+
   def _rank(self, step: int, metrics: dict | None) -> None:
     score = (metrics or {}).get(self.settings.metric, math.nan)
     self._scores.pop(step, None)
@@ -279,6 +292,12 @@ class _Keep:
     kept = {*whole[-settings.keep_last :]}
     kept |= {*store.best(whole)[: settings.keep_best]}
     return [step in kept for step in steps]
+
+
+def _sealed(body: dict) -> dict:
+  """As JSON gives it back, with its hash."""
+  body = json.loads(json.dumps(body))
+  return body | {'hash': _hash(body)}
 
 
 def _hash(body: dict) -> str:

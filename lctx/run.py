@@ -28,7 +28,7 @@ from lctx.prepared import (
 )
 from lctx.training import hooks
 from lctx.training.interrupt import Interrupt, Interrupted
-from lctx.training.loop import loop
+from lctx.training.loop import Moment, loop
 from lctx.training.metrics import open_metrics
 from lctx.training.progress import Progress
 from lctx.training.state import State, initial_state
@@ -119,7 +119,9 @@ def _trained(run: Run, interrupt: Interrupt) -> bool:
     ):
       after = _Hooks(run, store, metrics, progress, interrupt)
       after.validate.recall(meta)
-      steps = start if after.validate.over else settings.steps
+      after.catch_up(state)
+      over = after.validate.over or interrupt.requested
+      steps = start if over else settings.steps
       step = _compiled(run, progress) if start < steps else None
       after.stopwatch.restart()
       state = loop(
@@ -131,13 +133,14 @@ def _trained(run: Run, interrupt: Interrupt) -> bool:
         interrupt,
       )
       store.wait()
-      done = int(state.step) >= steps or after.validate.over
-      if not done:
+      validate, done = after.validate, int(state.step)
+      if validate.owed or (done < settings.steps and not validate.over):
         progress.say(
-          f'Stopped and saved at step {int(state.step):,} of {steps:,}. The '
-          'same command goes on from there.'
+          f'Stopped at step {done:,} of {settings.steps:,}. The same command '
+          f'goes on from step {store.latest_step or 0:,}, which is saved.'
         )
-  return done
+        return False
+  return True
 
 
 def _begun(run: Run, store: CheckpointStore) -> tuple[State, dict]:
@@ -195,6 +198,7 @@ class _Hooks:
       progress,
       self.stopwatch,
       settings.eval_every,
+      settings.steps,
       config.checkpoint.metric,
       settings.patience,
     )
@@ -208,6 +212,13 @@ class _Hooks:
       trace = hooks.Trace(self.folder / 'profile', start, self.steps)
       found.append(trace)
     return found
+
+  def catch_up(self, state: State) -> None:
+    """Makes up for the validation that a signal ended early."""
+    if self.validate.owed:
+      moment = Moment(int(state.step), state, {}, 0.0, stop=False)
+      self.validate.validate(moment)
+      self.save(moment)
 
   def _meta(self, run: Run) -> dict:
     return {

@@ -33,14 +33,10 @@ PUBLISHED = {
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-  """Rows as published need not divide by the eight devices of the tests."""
+  """Published rows need not divide by the eight devices that tests have."""
   first = jax.devices()[:1]
   monkeypatch.setattr(jax, 'devices', lambda: first)
-
-
-@pytest.fixture
-def fast_compilation():
-  jax.config.update('jax_disable_most_optimizations', True)
+  jax.config.update('jax_disable_most_optimizations', True)  # they run once
   yield
   jax.config.update('jax_disable_most_optimizations', False)
 
@@ -106,7 +102,6 @@ def test_it_reads_a_text_and_its_step_keeps_the_state(path, tmp_path, small):
   assert metrics['loss'].dtype == 'float32'
 
 
-@pytest.mark.usefixtures('fast_compilation')
 @pytest.mark.parametrize('name', ['lm1b_base', 'pg19_base'])
 def test_it_trains_and_closes_with_its_evaluation(name, tmp_path, small):
   path = ROOT / f'configs/{name}.py'

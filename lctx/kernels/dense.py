@@ -46,17 +46,26 @@ class Dropout:
 def dense(sources: tuple[Source, ...], dropout: Dropout | None) -> Array:
   """softmax over the keys of all sources, times their values: [B, T, N, H].
 
-  Logits and softmax are float32. Memory is O(T x S).
+  Logits and softmax are float32. Memory is O(T x S). Values are summed before
+  they are divided by the row's sum: only one [T, S] is kept for the backward
+  pass then, and none is divided.
   """
   s_BNTS = jnp.concatenate([logits(source) for source in sources], axis=-1)
-  p_BNTS = jax.nn.softmax(s_BNTS, axis=-1)
+  highest_BNT1 = jax.lax.stop_gradient(s_BNTS.max(axis=-1, keepdims=True))
+  p_BNTS = jnp.exp(s_BNTS - highest_BNT1)
+  sum_BTN = p_BNTS.sum(axis=-1).swapaxes(1, 2)
   if dropout is not None:
     heads = p_BNTS.shape[1]
     keep = [dropout.keep(heads, s.q_at, s.k_at) for s in sources]
     p_BNTS = p_BNTS * jnp.concatenate(keep, axis=-1)
   v_BSNH = jnp.concatenate([source.v for source in sources], axis=1)
-  p_BNTS = p_BNTS.astype(v_BSNH.dtype)
-  return jnp.einsum('bnts,bsnh->btnh', p_BNTS, v_BSNH)
+  y_BTNH = jnp.einsum(
+    'bnts,bsnh->btnh',
+    p_BNTS.astype(v_BSNH.dtype),
+    v_BSNH,
+    preferred_element_type=jnp.float32,
+  )
+  return (y_BTNH / sum_BTN[..., None]).astype(v_BSNH.dtype)
 
 
 def logits(source: Source) -> Array:
@@ -70,4 +79,5 @@ def logits(source: Source) -> Array:
   for score in source.scores:
     s_BNTS = score.block(s_BNTS, source.q, source.q_at, source.k_at)
   seen_BTS = visible(source.pattern, source.q_at, source.k_at)
-  return jnp.where(seen_BTS[:, None], s_BNTS, MASKED)
+  hide_BTS = jnp.where(seen_BTS, 0.0, MASKED)  # to add: a where would keep
+  return s_BNTS + hide_BTS[:, None]  # its condition for the backward pass

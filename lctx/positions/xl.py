@@ -100,18 +100,20 @@ class Relative(Score):
     if q_at.start is None or k_at.start is None:
       by_distance_BNTP = self._by_distance(q_BTNH, self.r_PNH, self.c_PN)
       return s_BNTS + gathered(by_distance_BNTP, distance(q_at, k_at))
-    back = q_at.start - k_at.start  # the farthest distance of query 0
-    rows = min(back + q_at.length, self.r_PNH.shape[0])
-    r_PNH = jnp.flip(self.r_PNH[:rows], axis=0)  # the farthest comes first
-    c_PN = None if self.c_PN is None else jnp.flip(self.c_PN[:rows], axis=0)
+    reach = q_at.start - k_at.start + q_at.length  # distances that occur
+    r_PNH = falling(self.r_PNH, reach, k_at.length)
+    c_PN = None if self.c_PN is None else falling(self.c_PN, reach, k_at.length)
     by_distance_BNTP = self._by_distance(q_BTNH, r_PNH, c_PN)
-    return s_BNTS + shifted(by_distance_BNTP, back, k_at.length)
+    return s_BNTS + shifted(by_distance_BNTP, k_at.length)
 
   def _by_distance(self, q_BTNH, r_PNH, c_PN):
+    # Repeated for each row, distances meet queries in the order that keys do:
+    # without, the largest array here would be transposed.
+    r_BPNH = jnp.broadcast_to(r_PNH[None], (len(q_BTNH), *r_PNH.shape))
     x_BNTP = jnp.einsum(
-      'btnh,pnh->bntp',
+      'btnh,bpnh->bntp',
       q_BTNH,
-      r_PNH.astype(q_BTNH.dtype),
+      r_BPNH.astype(q_BTNH.dtype),
       preferred_element_type=jnp.float32,
     )
     if c_PN is None:
@@ -128,23 +130,28 @@ def gathered(x_BNTP: Array, steps_BTS: Array) -> Array:
   return jnp.take_along_axis(x_BNTP, clipped_BTS[:, None], axis=-1)
 
 
-def shifted(x_BNTP: Array, back: int, keys: int) -> Array:
-  """out[..., i, j] = x at distance back + i - j, where x has distances down.
+def falling(x_P: Array, reach: int, keys: int) -> Array:
+  """Rows of distances reach - 1 down to 0, then rows for what lies ahead.
 
-  Dai et al. 2019, appendix B. Flattening rows one longer than they are read
-  moves each by one more than the row before. The last column of x is
-  distance 0; what lies ahead of a query is garbage for the mask to hide.
-  Distances beyond the first column use it.
+  There are as many as `shifted` reads: one more than keys or distances.
+  Distances beyond the last row of x use it.
   """
-  batch, heads, queries, rows = x_BNTP.shape
-  reach = back + queries
-  width = max(reach, keys)
-  if rows < reach:
-    shape = (batch, heads, queries, reach - rows)
-    far_BNTP = jnp.broadcast_to(x_BNTP[..., :1], shape)
-    x_BNTP = jnp.concatenate([far_BNTP, x_BNTP], axis=-1)
-  x_BNTP = jnp.pad(x_BNTP, ((0, 0), (0, 0), (0, 0), (0, width + 1 - reach)))
-  flat = x_BNTP.reshape(batch, heads, queries * (width + 1))
+  known, *rest = min(reach, x_P.shape[0]), *x_P.shape[1:]
+  far = jnp.broadcast_to(x_P[-1:], (reach - known, *rest))
+  ahead = jnp.zeros((max(keys - reach, 0) + 1, *rest), x_P.dtype)
+  return jnp.concatenate([far, jnp.flip(x_P[:known], axis=0), ahead])
+
+
+def shifted(x_BNTP: Array, keys: int) -> Array:
+  """out[..., i, j] = x at the distance from key j back to query i.
+
+  Dai et al. 2019, appendix B. The columns of x are `falling`: one more than
+  are read, so cutting the flat rows one shorter moves each by one more than
+  the row before. What lies ahead of a query is garbage for the mask to hide.
+  """
+  batch, heads, queries, columns = x_BNTP.shape
+  width = columns - 1
+  flat = x_BNTP.reshape(batch, heads, queries * columns)
   flat = flat[..., queries - 1 : queries - 1 + queries * width]
   return flat.reshape(batch, heads, queries, width)[..., :keys]
 

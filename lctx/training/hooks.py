@@ -114,22 +114,26 @@ class Validate:
   progress: Progress
   stopwatch: Stopwatch
   every: int
+  steps: int  # of the whole run; one comes after the last
   metric: str
   patience: int
   best: float = float('inf')
   waiting: int = 0  # validations since the best
+  owed: bool = False  # a signal ended the last one early
 
   def __call__(self, moment: Moment) -> None:
     due = self.every and moment.step % self.every == 0
-    if not due and not moment.stop:
-      return
+    if due or moment.step == self.steps:
+      self.validate(moment)
+
+  def validate(self, moment: Moment) -> None:
     with self.stopwatch.paused(moment.state):
       try:
         found = self.measure(moment.state)
       except Interrupted:
-        moment.stop = True
+        moment.stop = self.owed = True
         return
-    moment.validation = found
+    moment.validation, self.owed = found, False
     self.metrics.write(
       moment.step, {f'valid/{name}': value for name, value in found.items()}
     )
@@ -149,13 +153,13 @@ class Validate:
   def memory(self) -> dict:
     """What a resumed run must know; `recall` takes it."""
     best = None if self.best == float('inf') else self.best
-    return {'best': best, 'waiting': self.waiting}
+    return {'best': best, 'waiting': self.waiting, 'owed': self.owed}
 
   def recall(self, memory: dict) -> None:
     """Takes what `memory` gave; an empty dict changes nothing."""
     if memory:
       self.best = float('inf') if memory['best'] is None else memory['best']
-      self.waiting = memory['waiting']
+      self.waiting, self.owed = memory['waiting'], memory['owed']
 
   @property
   def over(self) -> bool:

@@ -1,0 +1,1 @@
+"""Measurements that anyone can run: how fast, at what cost, how good."""

@@ -1,0 +1,111 @@
+"""How fast models train and evaluate here, and what each option costs.
+
+python -m benchmarks.train_step [--quick] [--json=FILE]
+python -m benchmarks.train_step --config=FILE[:arg] [--config.NAME=VALUE ...]
+
+Without a config: the sizes at which the published PyTorch code was timed, and
+the quickstart's; and ratios of options at the smaller of the two. With one:
+that model, and ratios at its size. Tokens are random: speed does not depend on
+the text. Memory is what XLA plans for a step beside parameters and batch.
+"""
+
+from absl import flags
+from ml_collections import config_flags
+
+import lctx
+from benchmarks import ratios, timing
+from benchmarks.cases import (
+  BASE,
+  QUICKSTART,
+  SMALL,
+  Case,
+  evaluation,
+  from_config,
+  train_step,
+)
+from lctx import command, config
+
+CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  None,
+  'A Python file that defines get_config(arg=None), to time its model.',
+  lock_config=False,
+  sys_argv=[],  # overrides of a Config are ours
+)
+JSON = flags.DEFINE_string('json', '', 'A file for everything that was found.')
+QUICK = flags.DEFINE_bool('quick', False, 'Small sizes only, and few rounds.')
+
+PUBLISHED = (
+  'PyTorch: the published code, float32, measured elsewhere on two such\n'
+  'cores, not in this run. Ratio: of tokens/s here to that.'
+)
+
+
+def main(overrides: command.Overrides) -> None:
+  if overrides and CONFIG.value is None:
+    raise lctx.UserError(
+      f'--config.{next(iter(overrides))} changes a config, but there is none. '
+      'Give --config=FILE too.'
+    )
+  cases = [SMALL, QUICKSTART] if QUICK.value else [BASE, SMALL, QUICKSTART]
+  if CONFIG.value is not None:
+    cases = [from_config(config.changed(CONFIG.value, overrides))]
+  rounds = 2 if QUICK.value else 5
+  found = {'machine': timing.machine(), 'speeds': [], 'ratios': {}}
+  print(timing.heading(found['machine']))
+  for case in cases:
+    found['speeds'] += speeds(case, rounds)
+  print('\n' + speed_table(found['speeds']) + '\n\n' + PUBLISHED)
+  timed = cases[0] if CONFIG.value is not None else SMALL
+  print(f'\nRatios at {timed.name}')
+  for name, variants in ratios.RATIOS.items():
+    found['ratios'][name] = ratios.measure(variants(timed), rounds)
+    print(f'\n{name}\n{ratios.table(found["ratios"][name])}')
+  timing.save_json(found, JSON.value)
+
+
+def speeds(case: Case, rounds: int) -> list[dict]:
+  """Training and evaluation of a case: a record each."""
+  published = case.published or (None, None)
+  step, about = train_step(case)
+  return [
+    _speed(case, 'train', step, rounds, about, published[0]),
+    _speed(case, 'evaluate', evaluation(case), rounds, {}, published[1]),
+  ]
+
+
+def _speed(case, what, call, rounds, about, published) -> dict:
+  found = timing.interleaved({what: call}, rounds)[what]
+  speed = case.tokens / found.wall
+  return {
+    'case': case.name,
+    'what': what,
+    'tokens_per_second': speed,
+    'wall_seconds': found.wall,
+    'cpu_seconds': found.cpu,
+    'compile_seconds': about.get('compile_seconds'),
+    'temporary_mib': about.get('temporary_mib'),
+    'published_pytorch_tokens_per_second': published,
+    'ratio_to_published': speed / published if published else None,
+  }
+
+
+def speed_table(found: list[dict]) -> str:
+  columns = (
+    *('', 'tokens/s', 'wall s', 'CPU s', 'compile s', 'MiB'),
+    *('PyTorch tokens/s', 'ratio'),
+  )
+  names = (
+    *('tokens_per_second', 'wall_seconds', 'cpu_seconds', 'compile_seconds'),
+    *('temporary_mib', 'published_pytorch_tokens_per_second'),
+    'ratio_to_published',
+  )
+  rows = [
+    [f'{record["what"]}: {record["case"]}', *(record[name] for name in names)]
+    for record in found
+  ]
+  return timing.table(columns, rows)
+
+
+if __name__ == '__main__':
+  command.run(main, load=config.load)

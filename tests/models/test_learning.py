@@ -1,0 +1,106 @@
+"""Memory is learned: a value named one segment earlier is recalled.
+
+A text is two segments. In the first, among many other values, one is named:
+it comes right after NAME. The second ends with ASK, and the named value is
+the answer. Without memory the answer can only be guessed.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from lctx.models.segments import split
+from lctx.training.state import State
+from lctx.training.step import Training, make_step
+from lctx.types import Batch, segment_coords
+
+VALUES, SEGMENT, ROWS, STEPS = 16, 8, 128, 400
+NAME, ASK = VALUES, VALUES + 1
+CHANCE = 1 / VALUES
+
+
+def texts(rows, seed):
+  """Tokens [rows, 2 segments] and the named values."""
+  random = np.random.default_rng(seed)
+  tokens = random.integers(0, VALUES, (rows, 2 * SEGMENT))
+  named = random.integers(0, VALUES, rows)
+  place = random.integers(0, SEGMENT - 1, rows)
+  tokens[np.arange(rows), place] = NAME
+  tokens[np.arange(rows), place + 1] = named
+  tokens[:, -1] = ASK
+  return tokens.astype(np.int32), named.astype(np.int32)
+
+
+def batch(step):
+  """Every batch is a new text in every row; only the answer counts."""
+  tokens, named = texts(ROWS, step)
+  targets, weight = np.zeros_like(tokens), np.zeros(tokens.shape, np.float32)
+  targets[:, -1], weight[:, -1] = named, 1
+  return Batch(tokens, targets, np.full_like(tokens, step), weight)
+
+
+def model_with(memory_length):
+  return tiny.transformer_xl(
+    width=32,
+    num_heads=4,
+    memory_length=memory_length,
+    ffn_width=64,
+    vocab=VALUES + 2,
+  )
+
+
+@functools.cache
+def trained(memory_length):
+  model = model_with(memory_length)
+  schedule = optax.warmup_cosine_decay_schedule(0, 5e-3, 50, STEPS)
+  transform = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+  params = model.init_params(jax.random.key(0))
+  # Each its own buffer, because the step takes them over.
+  zero = functools.partial(jnp.zeros, (), jnp.int32)
+  state = State(
+    step=zero(),
+    params=params,
+    average=None,
+    moments=transform.init(params),
+    carry=jax.tree.map(jnp.array, model.initial(ROWS)),
+    key=jax.random.key(1),
+    updates=zero(),
+    skipped=zero(),
+  )
+  step = make_step(model, transform, Training(steps=STEPS), SEGMENT)
+  for i in range(STEPS):
+    state, _ = step(state, batch(i))
+  return model, state.params
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def answers(model, params, tokens, forget):
+  first, second = split(tokens, SEGMENT)
+  at = segment_coords(jnp.zeros_like(first))
+  variables, rows = {'params': params}, tokens.shape[0]
+  _, carry, _ = model.apply(variables, first, at, model.initial(rows))
+  carry = model.forget(carry, jnp.full((rows,), forget))
+  hidden, _, _ = model.apply(variables, second, at, carry)
+  return model.apply(variables, hidden[:, -1:], method='log_probs')[:, 0]
+
+
+def accuracy(memory_length, forget=False):
+  model, params = trained(memory_length)
+  tokens, named = texts(2000, seed=10**6)
+  return (answers(model, params, tokens, forget).argmax(axis=1) == named).mean()
+
+
+@pytest.mark.slow
+def test_a_value_named_one_segment_earlier_is_recalled_from_memory():
+  assert accuracy(SEGMENT) > 0.9
+  assert accuracy(SEGMENT, forget=True) < 2 * CHANCE
+
+
+@pytest.mark.slow
+def test_a_twin_trained_without_memory_can_only_guess():
+  assert accuracy(0) < 2 * CHANCE

@@ -1,0 +1,159 @@
+"""What the pages say is so: links, commands, examples and numbers."""
+
+import ast
+import dataclasses
+import re
+import shlex
+import subprocess
+import types
+from pathlib import Path
+
+import jax
+import pytest
+import tiny
+
+import lctx
+from lctx import command, config
+from lctx.patterns.causal import Causal
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / 'README.md').read_text()
+PAGES = [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')]
+VOCABULARY = {
+  'quickstart': 256,
+  'novel': 256,
+  'shakespeare': 256,
+  'enwik8': 204,
+  'text8': 27,
+  'wt103': 267_735,
+  'lm1b': 793_471,
+  'pg19': 32_000,
+  'wiki40b': 32_000,
+}
+INSTALL_AND_TEST = "pip install -e '.[test]' && python -m pytest"
+
+
+def blocks(text, language):
+  return re.findall(rf'^ *```{language}\n(.*?)^ *```', text, re.M | re.S)
+
+
+def programs(text):
+  """The arguments of every command line that starts a program of ours."""
+  for block in blocks(text, 'bash'):
+    for line in block.replace('\\\n', ' ').split('\n'):
+      words = shlex.split(line, comments=True)
+      if 'python' in words and '--workdir' in line:
+        yield words[words.index('python') + 1 :]
+
+
+def test_the_readme_opens_with_a_sentence_a_picture_and_two_commands():
+  sentence, picture = README.split('\n\n')[:2]
+  assert sentence.count('. ') == 0 and sentence.endswith('.')
+  assert picture.startswith('![') and picture.endswith('.png)')
+  train, test = blocks(README, 'bash')[:2]
+  assert train.strip() == (
+    'pip install -e . && python train.py --config=configs/quickstart.py '
+    '--workdir=runs/quickstart'
+  )
+  assert test.strip() == INSTALL_AND_TEST
+
+
+def test_ci_runs_the_command_of_the_readme():
+  script = (ROOT / '.ci/run').read_text()
+  pattern = re.search(r"grep -E '(.*)' README\.md", script)[1]
+  found = [x for x in README.split('\n') if re.search(pattern, x)]
+  assert [line.strip() for line in found] == [INSTALL_AND_TEST]
+  subprocess.run(['bash', '-n', ROOT / '.ci/run'], check=True)
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_every_link_leads_somewhere(page):
+  links = re.findall(r'\]\(([^)#\s]+)', page.read_text())
+  inside = [link for link in links if '://' not in link]
+  missing = [link for link in inside if not (page.parent / link).exists()]
+  assert not missing
+
+
+def test_every_command_of_the_readme_is_accepted_as_it_stands():
+  found = list(programs(README))
+  assert len(found) >= 7
+  for arguments in found:
+    overrides, flags = command.take_overrides(arguments)
+    named = dict(flag.split('=', 1) for flag in flags if '=' in flag)
+    program = flags[1] if flags[0] == '-m' else flags[0]
+    path = ROOT / program.replace('.', '/', '-m' in flags)
+    assert any(p.exists() for p in (ROOT / program, path, Path(f'{path}.py')))
+    if program == 'eval.py':
+      named['--config'] = 'configs/quickstart.py'
+    if '--config' in named:
+      config.load(ROOT / named['--config'].replace('NAME', 'novel'), overrides)
+
+
+def test_the_readme_names_what_there_is():
+  trees = [ast.parse(block) for block in blocks(README, 'python')[1:]]
+  names = {
+    node.attr
+    for tree in trees
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Attribute) and ast.unparse(node.value) == 'lctx'
+  }
+  assert {'train', 'load', 'Sampling'} <= names <= set(lctx.__all__)
+
+
+@pytest.mark.parametrize(
+  'line', re.findall(r'^\| \[`.*', README, re.M), ids=lambda x: x.split('`')[1]
+)
+def test_the_readme_claims_what_the_config_claims(line):
+  cells = [cell.strip() for cell in line.strip('|').split('|')]
+  names, parameters, claim, source = cells
+  for name in re.findall(r'\[`(\w+)`\]', names):
+    path = ROOT / f'configs/{name}.py'
+    text = ' '.join(ast.get_docstring(ast.parse(path.read_text())).split())
+    assert claim == 'none' or claim.split()[0] in text
+    assert source.split(',')[0] in text
+    model = config.load(path).model
+    model = model.with_vocabulary(VOCABULARY[name.split('_')[0]])
+    shapes = jax.eval_shape(model.init_params, jax.random.key(0))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert f'{count:,}' == parameters
+
+
+def test_readme_and_notebook_have_one_address():
+  notebook = (ROOT / 'colab/quickstart.ipynb').read_text()
+  badge = r'https://colab\.research\.google\.com/github/([\w/-]+)/blob/main/'
+  here, there = (re.search(badge, text)[1] for text in (README, notebook))
+  assert here == there
+  assert f"REPOSITORY = 'https://github.com/{here}'" in notebook
+
+
+@pytest.fixture(scope='module')
+def example():
+  """The parts that the architecture page adds, from its own code."""
+  page = (ROOT / 'docs/architecture.md').read_text()
+  code = [x for x in blocks(page, 'python') if 'model.apply' not in x]
+  module = types.ModuleType('example')
+  for block in code:
+    exec(compile(block, 'docs/architecture.md', 'exec'), vars(module))
+  return module
+
+
+def test_the_position_of_the_example_scans_as_it_reads_at_once(example, close):
+  long = dataclasses.replace(example.model.memory, length=12)
+  model = dataclasses.replace(example.model, memory=long)
+  params = tiny.large_params(model)
+  tokens = tiny.some_ids(rows=2, length=12)
+  whole, _ = tiny.loop(model, params, tokens, [12])
+  parts, _ = tiny.loop(model, params, tokens, [5, 1, 6])
+  close(parts, whole)
+  slopes = example.Alibi().score(None, None, model.sizes()).slope_N
+  close(slopes, [2**-4, 2**-8])
+
+
+def test_the_pattern_of_the_example_forgets_the_segment_before(example, close):
+  pattern = Causal() & example.OwnSegment()
+  model = dataclasses.replace(example.model, pattern=pattern)
+  params = tiny.large_params(model)
+  tokens = tiny.some_ids(rows=2, length=12)
+  parts, _ = tiny.loop(model, params, tokens, [6, 6])
+  alone, _ = tiny.loop(model, params, tokens[:, 6:], [6])
+  close(parts[:, 6:], alone)

@@ -1,0 +1,59 @@
+"""The notebook runs from top to bottom, and is stored without outputs."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+FILE = ROOT / 'colab/quickstart.ipynb'
+
+
+@pytest.fixture
+def notebook():
+  return nbformat.read(FILE, as_version=4)
+
+
+@pytest.fixture
+def output(notebook, tmp_path, monkeypatch):
+  """All that its cells print, on a budget of a few steps."""
+  monkeypatch.setenv('LCTX_NOTEBOOK_STEPS', '60')
+  monkeypatch.setenv('LCTX_NOTEBOOK_WORKDIR', str(tmp_path / 'run'))
+  monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
+  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+  monkeypatch.setenv('XLA_FLAGS', '')
+  folder = {'metadata': {'path': str(FILE.parent)}}
+  NotebookClient(notebook, timeout=300, resources=folder).execute()
+  return {cell.id: _printed(cell) for cell in notebook.cells}
+
+
+def _printed(cell):
+  outputs = cell.get('outputs', [])
+  assert not any(output.output_type == 'error' for output in outputs)
+  return ''.join(output.get('text', '') for output in outputs)
+
+
+def test_it_is_stored_without_outputs(notebook):
+  for cell in notebook.cells:
+    assert not cell.get('outputs') and not cell.get('execution_count')
+  assert FILE.stat().st_size < 200_000
+
+
+def test_it_trains_stops_goes_on_compares_and_writes(output, notebook):
+  done = re.search(r'(\d+) of 60 steps are done', output['train-code'])
+  assert 30 <= int(done[1]) < 60
+  assert 'compiled in' in output['resume-code']
+  assert 'with its memory' in output['resume-code']
+  assert 'Memory saves' in output['memory-code']
+  assert len(output['generate-code']) > 50
+  assert output['score-code'].count('bits per byte') == 4
+  pictures = [
+    data
+    for cell in notebook.cells
+    for out in cell.get('outputs', [])
+    for data in out.get('data', {})
+    if data == 'image/png'
+  ]
+  assert len(pictures) == 3

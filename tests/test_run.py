@@ -1,0 +1,263 @@
+"""A whole run from Python: train, resume elsewhere, stop early, evaluate."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import lctx
+from lctx.checkpoint import CheckpointStore
+from lctx.run import prepared
+
+ROOT = Path(__file__).parent.parent
+STEPS = 40
+WORDS = ['the ', 'memory ', 'of ', 'a ', 'long ', 'text ', 'ends.\n']
+
+
+@pytest.fixture(scope='module')
+def text(tmp_path_factory):
+  """A folder of documents whose words repeat, so that memory can help."""
+  folder = tmp_path_factory.mktemp('text')
+  random = np.random.default_rng(0)
+  for number in range(24):
+    chosen = random.choice(WORDS, size=3)
+    words = random.choice(chosen, size=100 + 5 * number)
+    (folder / f'{number:02}.txt').write_text(''.join(words))
+  return folder
+
+
+@pytest.fixture(scope='module')
+def config(text):
+  return lctx.Config(
+    model=lctx.presets.transformer_xl(
+      1, 16, num_heads=2, memory_length=8, ffn_width=16, memory_dropout=0.25
+    ),
+    data=lctx.Lanes(
+      lctx.Text(str(text), lctx.ByDocument(0.2, 0.3)), rows=8, segment=8
+    ),
+    optimizer=lctx.Adam(peak=1e-2, schedule=lctx.Constant()),
+    train=lctx.Training(steps=STEPS, ema=0.9, eval_every=20, valid_tokens=None),
+    eval=lctx.Evaluation(rows=4),
+    checkpoint=lctx.Checkpoints(every=20, keep_last=2),
+    log=lctx.Logging(every=10),
+    profile=True,
+  )
+
+
+@pytest.fixture(scope='module')
+def trained(config, tmp_path_factory):
+  """The folder of a run on eight devices, and what it found."""
+  folder = tmp_path_factory.mktemp('run')
+  return folder, lctx.train(config, folder)
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+  return Path(shutil.copytree(trained[0], tmp_path / 'copy'))
+
+
+def change(part, **fields):
+  """With fields of parts, two levels deep: train={'steps': 2}."""
+  return dataclasses.replace(
+    part,
+    **{
+      name: change(getattr(part, name), **value)
+      if isinstance(value, dict)
+      else value
+      for name, value in fields.items()
+    },
+  )
+
+
+def records(folder):
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def restored(config, folder, step=None):
+  run = prepared(config, folder)
+  path = folder / 'checkpoints'
+  with CheckpointStore(path, config.checkpoint) as store:
+    return store.restore(run.abstract, step).state
+
+
+def steps_of(folder):
+  return sorted(int(path.name) for path in (folder / 'checkpoints').iterdir())
+
+
+def test_a_run_leaves_all_that_was_promised(trained):
+  folder, _ = trained
+  for name in ('config.json', 'eval.json', 'curve.png', 'loss_by_distance.png'):
+    assert (folder / name).stat().st_size > 0
+  assert list((folder / 'tensorboard').glob('events.out.tfevents.*'))
+  assert list((folder / 'profile').rglob('*.xplane.pb'))
+  assert steps_of(folder) == [20, 40]
+
+
+def test_metrics_say_how_the_run_went(trained):
+  train = [r for r in records(trained[0]) if 'loss' in r]
+  assert [r['step'] for r in train] == [10, 20, 30, 40]
+  assert train[-1]['loss'] < train[0]['loss']
+  for record in train:
+    assert record['tokens'] == 64 * record['step']
+    assert record['rate'] == pytest.approx(1e-2)
+    assert record['skipped'] == 0
+    for name in ('tokens_per_second', 'step_seconds', 'gradient_norm'):
+      assert record[name] > 0
+    assert record['data_seconds'] < record['step_seconds']
+  valid = [r for r in records(trained[0]) if 'valid/bits_per_byte' in r]
+  assert [r['step'] for r in valid] == [20, 40]
+
+
+def test_what_train_returns_is_in_eval_json(trained):
+  folder, result = trained
+  saved = json.loads((folder / 'eval.json').read_text())
+  assert saved['units'] == dataclasses.asdict(result.units)
+  past = saved['comparison']['past']
+  assert past['gain']['value'] == pytest.approx(
+    past['none']['bits_per_byte']['value']
+    - past['own']['bits_per_byte']['value']
+  )
+
+
+def test_the_average_is_what_is_loaded_and_evaluated(config, trained):
+  folder, _ = trained
+  state = restored(config, folder)
+  loaded = lctx.load(folder, checkpoint='latest')
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, state.average)
+  table = state.params['vocabulary']['table_0']
+  assert np.abs(loaded.params['vocabulary']['table_0'] - table).max() > 1e-4
+
+
+def test_a_checkpoint_of_one_mesh_goes_on_on_another(config, trained, copy):
+  shutil.rmtree(copy / 'checkpoints' / str(STEPS))
+  other = change(
+    config, mesh=lctx.Mesh(data=2, fsdp=4), eval={'tokens': 50}, profile=False
+  )
+  lctx.train(other, copy)
+  one, two = restored(config, trained[0]), restored(other, copy)
+  assert two.step == STEPS
+  query = two.params['layers']['attention']['query']
+  assert query.addressable_shards[0].data.size * 4 == query.size
+  for name in ('params', 'average', 'carry'):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4),
+      getattr(one, name),
+      getattr(two, name),
+    )
+  losses = [
+    [r['loss'] for r in records(f) if 'loss' in r] for f in (trained[0], copy)
+  ]
+  np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+@pytest.fixture(scope='module')
+def stopped_early(config, tmp_path_factory):
+  """Rates rise until the loss does: the best is not the last."""
+  folder = tmp_path_factory.mktemp('early')
+  bad = change(
+    config,
+    optimizer={'peak': 3.0, 'schedule': lctx.Constant(warmup=400)},
+    train={'steps': 400, 'ema': 0.0, 'eval_every': 5, 'patience': 2},
+    checkpoint={'every': 5, 'keep_last': 1},
+    eval={'compare': False, 'tokens': 200},
+    profile=False,
+  )
+  return bad, folder, lctx.train(bad, folder)
+
+
+def bits(folder):
+  return {
+    r['step']: r['valid/bits_per_token']
+    for r in records(folder)
+    if 'valid/bits_per_token' in r
+  }
+
+
+def test_patience_ends_a_run_and_the_best_and_latest_are_kept(stopped_early):
+  _, folder, result = stopped_early
+  found = bits(folder)
+  best, last = min(found, key=found.get), max(found)
+  assert last == best + 10 < 400
+  assert steps_of(folder) == [best, last]
+  assert lctx.load(folder).step == best
+  assert lctx.load(folder, checkpoint='latest').step == last
+  assert f'Step {best:,},' in result.title
+
+
+def test_a_run_that_ended_early_does_not_train_on(stopped_early, tmp_path):
+  config, folder, result = stopped_early
+  again = Path(shutil.copytree(folder, tmp_path / 'again'))
+  assert lctx.train(config, again).units == result.units
+  assert records(again) == records(folder)
+  assert steps_of(again) == steps_of(folder)
+
+
+def test_a_named_checkpoint_is_evaluated(stopped_early):
+  config, folder, _ = stopped_early
+  best, last = steps_of(folder)
+  one, two = (
+    lctx.evaluate(folder, config=config, checkpoint=step).units
+    for step in (best, last)
+  )
+  assert one.bits_per_token < two.bits_per_token
+  with pytest.raises(lctx.UserError, match='no checkpoint of step 3'):
+    lctx.evaluate(folder, config=config, checkpoint=3)
+
+
+def test_score_of_documents_sums_to_what_evaluate_says(config, trained):
+  folder, result = trained
+  loaded = lctx.load(folder)
+  documents = list(config.data.corpus.documents('test'))
+  nats = [
+    float(loaded.score(b''.join(document.blocks)).sum(dtype=np.float64))
+    for document in documents
+  ]
+  said = result.units.bits_per_byte * result.units.num_bytes * np.log(2)
+  assert sum(nats) == pytest.approx(said, rel=1e-5)
+
+
+def test_a_seed_decides_what_is_generated(trained):
+  loaded = lctx.load(trained[0])
+  one, two, other = (
+    loaded.generate('the memory', 12, seed=seed) for seed in (1, 1, 2)
+  )
+  assert one == two != other
+
+
+def test_eval_reads_a_run_with_another_segment(trained, copy):
+  """The command line and Python say the same."""
+  done = subprocess.run(
+    [
+      sys.executable,
+      'eval.py',
+      f'--workdir={copy}',
+      '--config.eval.segment=5',
+      '--config.eval.memory=11',
+      '--config.eval.tokens=500',
+      '--checkpoint=latest',
+    ],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
+    capture_output=True,
+    text=True,
+    timeout=200,
+  )
+  assert done.returncode == 0, done.stderr
+  said = json.loads((copy / 'eval.json').read_text())
+  assert 'segment 5, memory 11' in said['title'] and 'segment 5' in done.stdout
+  config = lctx.config.read(
+    trained[0],
+    {'eval.segment': '5', 'eval.memory': '11', 'eval.tokens': '500'},
+  )
+  here = lctx.evaluate(copy, config=config, checkpoint='latest')
+  assert said['units']['bits_per_byte'] == pytest.approx(
+    here.units.bits_per_byte, rel=1e-6
+  )
