@@ -59,7 +59,7 @@ SMALL = Case(
 )
 QUICKSTART = dataclasses.replace(  # as configs/quickstart.py has it
   SMALL,
-  name='quickstart: the same, memory dropped in 1/4 of rows',
+  name='quickstart (that, and memory dropped in 1/4 rows)',
   model=lctx.presets.transformer_xl(
     4, 128, 4, 128, memory_dropout=0.25, vocab=VOCABULARY
   ),
@@ -83,7 +83,7 @@ def from_config(config: lctx.Config) -> Case:
 
 def train_step(case: Case) -> tuple[Callable[[], object], dict]:
   """One step of training, state and all; and what compiling it took."""
-  model, mesh = case.model, meshes.build(lctx.Mesh(), jax.devices())
+  model, mesh = case.model, meshes.build(lctx.Mesh(data=1), jax.devices()[:1])
   transform = case.optimizer.transform(case.train.steps, model.axes())
   averaged = bool(case.train.ema)
   abstract = abstract_state(model, transform, case.rows, mesh, averaged)

@@ -74,7 +74,7 @@ def machine() -> dict[str, object]:
 def heading(about: Mapping[str, object]) -> str:
   """`machine()` in two lines."""
   return (
-    f'{about["devices"]} x {about["device"]}, {about["cores"]} cores of '
+    f'1 of {about["devices"]} x {about["device"]}, {about["cores"]} cores of '
     f'{about["processor"]}\njax {about["jax"]}, {about["date"]}, load before '
     f'{about["load"][0]} (runs share the cores where it is above 0)'
   )

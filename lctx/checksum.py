@@ -50,8 +50,9 @@ def named_leaves(tree) -> dict[str, Any]:
 
 def table(state) -> dict[str, dict]:
   """Type, shape and checksum of each leaf, as JSON can hold them."""
-  leaves = named_leaves(state)
-  sums = jax.device_get({name: checksum(x) for name, x in leaves.items()})
+  leaves = jax.block_until_ready(named_leaves(state))
+  # One at a time: CPU devices lock up when collectives of several overtake.
+  sums = {name: jax.device_get(checksum(x)) for name, x in leaves.items()}
   return {
     name: _form(x) | {'checksum': [int(part) for part in sums[name]]}
     for name, x in leaves.items()

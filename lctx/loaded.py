@@ -9,7 +9,7 @@ import numpy as np
 
 from lctx import config as configs
 from lctx import data
-from lctx.checkpoint import CheckpointStore
+from lctx.checkpoint import CheckpointStore, compare
 from lctx.config import Config
 from lctx.errors import UserError, checking
 from lctx.generation import decode
@@ -106,7 +106,14 @@ def load(workdir: str | Path, *, checkpoint: str | int = 'best') -> Loaded:
       bool(config.train.ema),
     )
     with CheckpointStore(folder / 'checkpoints', config.checkpoint) as store:
-      restored = store.restore(abstract, _step(store, checkpoint))
+      restored = store.restore(
+        abstract,
+        _step(store, checkpoint),
+        lambda meta: compare(
+          {'tokenizer': meta['fingerprint']['tokenizer']},
+          {'tokenizer': codec.hash},
+        ),
+      )
   if restored is None:
     raise UserError(
       f'workdir = {str(workdir)!r} has no checkpoint yet. Let train.py run '

@@ -308,6 +308,17 @@ def test_a_checkpoint_of_another_run_is_refused(config, copy, other):
   assert sorted(copy.rglob('checkpoints/**')) == before
 
 
+def test_a_tokenizer_of_another_run_reads_no_model(config, copy):
+  """It is left there when a run is refused; the right command mends it."""
+  other = {'data.tokenizer': 'publishedbytes', 'model.embed.vocab': '256'}
+  with pytest.raises(lctx.UserError):
+    lctx.train(load(config, other), copy)
+  with pytest.raises(lctx.UserError, match='tokenizer is '):
+    lctx.load(copy)
+  prepared(load(config), copy)
+  assert lctx.load(copy).step == STEPS
+
+
 def test_a_text_that_has_changed_is_refused(config, copy, tmp_path):
   text = (config.parent / 'text.txt').read_text()
   (tmp_path / 'text.txt').write_text(text + 'One more line.\n')

@@ -104,6 +104,11 @@ class Relative(Score):
     r_PNH = falling(self.r_PNH, reach, k_at.length)
     c_PN = None if self.c_PN is None else falling(self.c_PN, reach, k_at.length)
     by_distance_BNTP = self._by_distance(q_BTNH, r_PNH, c_PN)
+    clamped = max(0, reach - self.r_PNH.shape[0])  # use the farthest there is
+    if clamped:
+      shape = (*by_distance_BNTP.shape[:-1], clamped)
+      far_BNTP = jnp.broadcast_to(by_distance_BNTP[..., :1], shape)
+      by_distance_BNTP = jnp.concatenate([far_BNTP, by_distance_BNTP], axis=-1)
     return s_BNTS + shifted(by_distance_BNTP, k_at.length)
 
   def _by_distance(self, q_BTNH, r_PNH, c_PN):
@@ -131,15 +136,13 @@ def gathered(x_BNTP: Array, steps_BTS: Array) -> Array:
 
 
 def falling(x_P: Array, reach: int, keys: int) -> Array:
-  """Rows of distances reach - 1 down to 0, then rows for what lies ahead.
+  """Rows of distances down from reach - 1 to 0, then rows for what lies ahead.
 
-  There are as many as `shifted` reads: one more than keys or distances.
-  Distances beyond the last row of x use it.
+  With those of clamped distances in front there are as many as `shifted`
+  reads: one more than keys or distances.
   """
-  known, *rest = min(reach, x_P.shape[0]), *x_P.shape[1:]
-  far = jnp.broadcast_to(x_P[-1:], (reach - known, *rest))
-  ahead = jnp.zeros((max(keys - reach, 0) + 1, *rest), x_P.dtype)
-  return jnp.concatenate([far, jnp.flip(x_P[:known], axis=0), ahead])
+  ahead = jnp.zeros((max(keys - reach, 0) + 1, *x_P.shape[1:]), x_P.dtype)
+  return jnp.concatenate([jnp.flip(x_P[:reach], axis=0), ahead])
 
 
 def shifted(x_BNTP: Array, keys: int) -> Array:

@@ -19,7 +19,7 @@ from lctx.training.state import State
 from lctx.training.step import Training, make_step
 from lctx.types import Batch, segment_coords
 
-VALUES, SEGMENT, ROWS, STEPS = 16, 8, 128, 400
+VALUES, SEGMENT, ROWS, STEPS = 16, 8, 128, 800
 NAME, ASK = VALUES, VALUES + 1
 CHANCE = 1 / VALUES
 

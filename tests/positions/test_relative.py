@@ -35,14 +35,14 @@ def coords(start, length):
 
 def cases(back):
   """Queries, keys and rows of a table that need not reach the first key."""
-  for queries, keys in itertools.product((1, 2, 5), (1, 2, 4, 8)):
+  for queries, keys in itertools.product((1, 2, 5), (1, 4, 8)):
     reach = back + queries
-    for rows in sorted({1, 2, 3, reach - 1, reach, reach + 2} - {0}):
+    for rows in sorted({1, 2, reach, reach + 2}):
       yield queries, keys, rows
 
 
 @pytest.mark.parametrize('learned', [False, True], ids=['sinusoids', 'learned'])
-@pytest.mark.parametrize('back', [0, 1, 3, 7])
+@pytest.mark.parametrize('back', [0, 1, 3])
 def test_a_shift_reads_the_distances_that_a_gather_looks_up(
   back, learned, close
 ):
