@@ -33,7 +33,7 @@ def get_config(arg: str | None = None) -> Config:
       memory_dropout=0.25,
       pre_norm=True,
     ),
-    data=Lanes(Text(arg or ''), Bytes(), rows=16, segment=128),
+    data=Lanes(Text(arg or ''), Bytes(), rows=8, segment=128),
     optimizer=Adam(3e-3, Cosine(warmup=100), clip=1.0),
     train=Training(steps=2000, eval_every=500),
     eval=Evaluation(rows=8),

@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> Config:
     ),
     data=Lanes(Stdlib(), Bytes(), rows=16, segment=128),
     optimizer=Adam(peak=3e-3, schedule=Cosine(warmup=50), clip=1.0),
-    train=Training(steps=600, eval_every=200, valid_tokens=50_000),
-    eval=Evaluation(rows=16, tokens=300_000),
-    checkpoint=Checkpoints(every=200, keep_last=1),
+    train=Training(steps=500, eval_every=250, valid_tokens=50_000),
+    eval=Evaluation(rows=16, tokens=200_000),
+    checkpoint=Checkpoints(every=250, keep_last=1),
   )

@@ -39,7 +39,7 @@ def get_config(arg: str | None = None) -> Config:
     data=Lanes(
       Text(arg or 'data/shakespeare.txt'),
       Bytes(),
-      rows=16,
+      rows=8,
       segment=128,
     ),
     optimizer=Adam(3e-3, Cosine(warmup=100), clip=1.0),
