@@ -9,7 +9,7 @@ import numpy as np
 
 import lctx
 from lctx.evaluation.rows import Rows
-from lctx.evaluation.score import Scorer
+from lctx.evaluation.score import AT_ONCE, Scorer
 from lctx.models.decoder import Decoder
 from lctx.optimizer import Optimizer
 from lctx.sharding import mesh as meshes
@@ -99,12 +99,12 @@ def train_step(case: Case) -> tuple[Callable[[], object], dict]:
   return call, about
 
 
-def evaluation(case: Case) -> Callable[[], object]:
-  """As many tokens as a step of training has, the way eval.py reads them."""
+def evaluation(case: Case) -> tuple[Callable[[], object], int]:
+  """A reading the way eval.py does it, and how many tokens it reads."""
   params = jax.jit(case.model.init_params)(jax.random.key(0))
   scorer = Scorer(case.model, params, case.segment)
-  rows = random_rows(case.rows, case.segment * case.segments)
-  return lambda: [nats for _, nats in scorer([rows])]
+  rows = random_rows(case.rows, AT_ONCE * case.segment)
+  return lambda: [nats for _, nats in scorer([rows])], rows.tokens.size
 
 
 def compile_timed(function, *args) -> tuple[Callable, dict]:

@@ -5,7 +5,7 @@ which is the table's bits per token, as in enwik8_base.py.
 
 Data:
   wget -P data http://mattmahoney.net/dc/enwik8.zip
-Run, on every host of a TPU slice or on GPUs; parameters are split over all:
+Run, on the TPUs or GPUs of one host; parameters are split over all:
   python train.py --config=configs/enwik8_large.py --workdir=runs/enwik8_large \
     --config.mesh.data=1 --config.mesh.fsdp=-1
 """

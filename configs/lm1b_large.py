@@ -4,7 +4,7 @@ Claim: 21.8 perplexity per token (words and <S>) on the test split (Dai et al.
 2019, table 4).
 
 Data: as for lm1b_base.py.
-Run, on every host of a TPU slice or on GPUs; parameters are split over all:
+Run, on the TPUs or GPUs of one host; parameters are split over all:
   python train.py --config=configs/lm1b_large.py --workdir=runs/lm1b_large \
     --config.mesh.data=1 --config.mesh.fsdp=-1
 """

@@ -5,7 +5,7 @@ Claim: near the 3.62 bits per token of `XL:512` in Hutchins et al. 2022, table
 ours, and their positions are T5's: compare bits per character.
 
 Data: TFDS with `pip install -e '.[tfds]'`.
-Run, on every host of a TPU slice or on GPUs:
+Run, on the TPUs or GPUs of one host:
   tfds build pg19 --file_format=array_record
   python train.py --config=configs/pg19_base.py --workdir=runs/pg19_base
   python eval.py --workdir=runs/pg19_base

@@ -4,7 +4,7 @@ Claim: 1.08 bits per character on the test split (Dai et al. 2019, table 3).
 
 Data:
   wget -P data http://mattmahoney.net/dc/text8.zip
-Run, on every host of a TPU slice or on GPUs; parameters are split over all:
+Run, on the TPUs or GPUs of one host; parameters are split over all:
   python train.py --config=configs/text8_large.py --workdir=runs/text8_large \
     --config.mesh.data=1 --config.mesh.fsdp=-1
 """

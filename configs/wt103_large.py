@@ -4,7 +4,7 @@ Claim: 18.3 perplexity per token (words and line ends) on the test split (Dai
 et al. 2019, table 1).
 
 Data: as for wt103_base.py.
-Run, on every host of a TPU slice or on GPUs; parameters are split over all:
+Run, on the TPUs or GPUs of one host; parameters are split over all:
   python train.py --config=configs/wt103_large.py --workdir=runs/wt103_large \
     --config.mesh.data=1 --config.mesh.fsdp=-1
 """

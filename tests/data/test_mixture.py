@@ -38,7 +38,7 @@ def test_shares_of_bytes_follow_the_weights_all_along():
 
 def test_a_part_that_runs_out_begins_again_and_its_passes_are_told(caplog):
   mixture = Mixture((Fixed('a', (4, 6)), Fixed('b', (10,) * 8)), (1, 1))
-  with caplog.at_level(logging.INFO, 'absl'):
+  with caplog.at_level(logging.INFO, 'lctx'):
     names = [d.name for d in mixture.documents('train')]
   assert len(set(names)) == len(names)
   assert [n for n in names if n[0] == '1'] == [f'1/{n}' for n in range(8)]

@@ -140,7 +140,7 @@ def test_a_cut_store_is_made_again(corpus, codec, tmp_path, encoded, caplog):
 
 
 def test_the_log_names_the_corpus_and_its_hash(corpus, codec, tmp_path, caplog):
-  with caplog.at_level(logging.INFO, 'absl'):
+  with caplog.at_level(logging.INFO, 'lctx'):
     open_store(corpus, codec, 'train', tmp_path / 'store')
   assert 'corpus text, train: 4 documents' in caplog.text
   assert corpus.fingerprint()[:16] in caplog.text
