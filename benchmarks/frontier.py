@@ -146,9 +146,9 @@ def picture(found: list[dict], title: str, path: str) -> None:
   figure = Figure(figsize=(7, 4.5), dpi=150, layout='constrained')
   FigureCanvasAgg(figure)
   axes = figure.add_subplot()
-  for kind, color, marker in (
-    ('memory', '#0072B2', 'o'),
-    ('windows', '#D55E00', 's'),
+  for kind, color, marker, side in (
+    ('memory', '#0072B2', 'o', 'right'),
+    ('windows', '#D55E00', 's', 'left'),
   ):
     some = [record for record in found if record['kind'] == kind]
     some.sort(key=lambda record: record['tokens_per_second'])
@@ -159,7 +159,8 @@ def picture(found: list[dict], title: str, path: str) -> None:
       axes.annotate(
         record['name'].partition(': ')[2],
         (record['tokens_per_second'], record['bits_per_byte']),
-        xytext=(4, 5),
+        xytext=(4 if side == 'left' else -4, 5),
+        ha=side,
         textcoords='offset points',
         fontsize=8,
       )

@@ -37,8 +37,8 @@ QUICK = flags.DEFINE_bool('quick', False, 'Small sizes only, and few rounds.')
 
 PUBLISHED = (
   'PyTorch: the published code, float32, measured elsewhere on two such\n'
-  'cores, not in this run. Ratio: of tokens/s here to that. Tokens a CPU second\n'
-  'count the time of all threads, and not that of other programs.'
+  'cores, not in this run. Ratio: of tokens/s here to that. "a CPU s": tokens\n'
+  'per second of all threads of this process, and of no other program.'
 )
 
 

@@ -56,14 +56,13 @@ class Windows:
     return found
 
   def _fill(self, found, tokens, targets, places, count):
-    padded = places + places[-1:] * (self.batch - len(places))
-    cut = [(b, slice(end - self.length, end)) for b, end in padded]
+    cut = [(b, slice(end - self.length, end)) for b, end in places]
     nats = self.read(
       np.stack([tokens[at] for at in cut]),
       np.stack([targets[at] for at in cut]),
       count,
     )
-    for (b, end), row in zip(places, np.asarray(nats), strict=False):
+    for (b, end), row in zip(places, np.asarray(nats), strict=True):
       place = found[b, end - count : end]
       place[np.isnan(place)] = row[np.isnan(place)]
 

@@ -18,6 +18,7 @@ from lctx.run import prepared
 
 ROOT = Path(__file__).parent.parent
 STEPS = 40
+QUICK = '--xla_backend_optimization_level=0'  # compiles sooner
 WORDS = ['the ', 'memory ', 'of ', 'a ', 'long ', 'text ', 'ends.\n']
 
 
@@ -248,7 +249,7 @@ def test_eval_reads_a_run_with_another_segment(trained, copy):
       '--checkpoint=latest',
     ],
     cwd=ROOT,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': QUICK},
     capture_output=True,
     text=True,
     timeout=200,

@@ -41,11 +41,11 @@ class Sure:
 def opened(folder, documents, tokenizer=BYTES):
   """A store whose test split is all of `documents`, and its codec.
 
-  All of their words are in the train split too, end to end.
+  All of their words are in the train split too.
   """
   texts = folder / 'texts'
   texts.mkdir()
-  train = ''.join(documents) + '\n.'
+  train = '\n'.join(documents) + '\n.'
   (texts / '-.txt').write_text(train)
   for number, document in enumerate(documents):
     (texts / f'{number:02}.txt').write_text(document)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from lctx.checkpoint import Checkpoints, CheckpointStore
 from lctx.training.hooks import (
   Log,
   NotFiniteError,
@@ -225,6 +226,21 @@ def test_a_run_that_may_be_lost_overwrites_no_good_checkpoint():
   for step, skipped in enumerate([0, 1, 2, 0, 1], start=1):
     hook(moment(step, stop=step == 5, skipped=skipped))
   assert [step for step, *_ in hook.store.saved] == [1, 4]
+
+
+def test_a_validation_made_up_for_ranks_the_checkpoint_that_is_there(tmp_path):
+  settings = Checkpoints(metric='bits')
+  state, bits = {'x': jax.numpy.arange(3.0)}, {'bits': 1.0}
+  with CheckpointStore(tmp_path, settings) as store:
+    store.save(3, state, {'owed': True})
+    assert store.best_step is None
+    store.save(3, {'x': state['x'] + 1}, {'owed': False}, bits)
+    assert store.best_step == 3
+  with CheckpointStore(tmp_path, settings) as store:
+    assert store.best_step == 3
+    restored = store.restore(state)
+  assert restored.meta == {'owed': False}
+  assert restored.state['x'].tolist() == [0, 1, 2]  # arrays as they were
 
 
 @dataclasses.dataclass
