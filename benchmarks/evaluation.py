@@ -48,7 +48,7 @@ TOKENS_AT_ONCE = flags.DEFINE_integer(
 )
 WORKDIR = flags.DEFINE_string('workdir', '', 'Part 3: what train.py was given.')
 ROWS = flags.DEFINE_integer('rows', 8, 'Part 3: documents read.', 1)
-TOKENS = flags.DEFINE_integer('tokens', 768, 'Part 3: tokens of each.', 1)
+TOKENS = flags.DEFINE_integer('tokens', 1024, 'Part 3: tokens of each.', 1)
 PICTURE = flags.DEFINE_string('picture', 'frontier.png', 'Part 3: a PNG file.')
 JSON = flags.DEFINE_string('json', '', 'A file for everything that was found.')
 QUICK = flags.DEFINE_bool('quick', False, 'The first length only, one round.')
@@ -77,7 +77,7 @@ def main(overrides: command.Overrides) -> None:
     found['carriers'] += carriers(sized(WIDE.value, 2100), count, rounds)
   print(f'\n{carrier_heading()}\n\n{carrier_table(found["carriers"])}')
   if WORKDIR.value:
-    found['frontier'] = _frontier(rounds)
+    found['frontier'] = _frontier(rounds=1)
   else:
     print('\nNo --workdir, so no bits per byte against tokens/s.')
   timing.save_json(found, JSON.value)

@@ -1,6 +1,8 @@
 """Everything about a run that can be known before anything compiles."""
 
 import dataclasses
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -9,6 +11,7 @@ import optax
 
 from lctx import config as configs
 from lctx import data
+from lctx.checkpoint import compare
 from lctx.config import Config
 from lctx.errors import checking
 from lctx.models.decoder import Decoder
@@ -43,7 +46,7 @@ def prepared(config: Config, folder: Path) -> Run:
     rules.check_rows(lanes.rows, mesh)
     check_runs(lanes.segments, settings.gradient_segments)
     _check_parts(lanes.rows, settings.accumulate, mesh)
-    codec = lanes.tokenizer.fit(lanes.corpus, folder)
+    codec = _fitted(lanes, folder)
     model = config.model.with_vocabulary(codec.size)
     config.eval.model(model)
     train, valid = (
@@ -57,6 +60,20 @@ def prepared(config: Config, folder: Path) -> Run:
   return Run(
     config, folder, model, codec, train, valid, mesh, transform, abstract
   )
+
+
+def _fitted(lanes: data.Lanes, folder: Path) -> data.Codec:
+  """The tokenizer of the run; one that checkpoints rest on is not replaced."""
+  saved = folder / 'tokenizer.json'
+  if not saved.is_file() or not any((folder / 'checkpoints').glob('[0-9]*')):
+    return lanes.tokenizer.fit(lanes.corpus, folder)
+  with tempfile.TemporaryDirectory(dir=folder) as trial:
+    shutil.copy(saved, trial)
+    codec = lanes.tokenizer.fit(lanes.corpus, trial)
+  compare(
+    {'tokenizer': data.load_codec(folder).hash}, {'tokenizer': codec.hash}
+  )
+  return codec
 
 
 def fingerprint(run: Run) -> dict:
