@@ -24,25 +24,6 @@ from lctx.prepared import Run, fingerprint, prepared
 from lctx.training.state import initial_state
 from lctx.types import Params
 
-CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'A Python file with the model and text of the weights; '
-  '--config.NAME=VALUE sets any of its fields.',
-  lock_config=False,
-  sys_argv=[],  # overrides of a Config are ours
-)
-WEIGHTS = flags.DEFINE_string(
-  'weights', None, 'The state dict, an .npz or .safetensors file.'
-)
-WORKDIR = flags.DEFINE_string('workdir', None, 'A new folder to write.')
-
-
-def main(overrides: command.Overrides) -> None:
-  config = configs.changed(CONFIG.value, overrides)
-  import_weights(WEIGHTS.value, config, WORKDIR.value)
-  print(f'wrote {WORKDIR.value}. Now: python eval.py --workdir={WORKDIR.value}')
-
 
 def import_weights(
   weights: str | Path, config: Config, workdir: str | Path
@@ -100,5 +81,31 @@ def _check_vocabulary(arrays, run: Run, weights) -> None:
     )
 
 
+def program() -> None:
+  """The command line; its flags are defined only where it is the program."""
+  config_flag = config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'A Python file with the model and text of the weights; '
+    '--config.NAME=VALUE sets any of its fields.',
+    lock_config=False,
+    sys_argv=[],  # overrides of a Config are ours
+  )
+  weights = flags.DEFINE_string(
+    'weights', None, 'The state dict, an .npz or .safetensors file.'
+  )
+  workdir = flags.DEFINE_string('workdir', None, 'A new folder to write.')
+
+  def main(overrides: command.Overrides) -> None:
+    config = configs.changed(config_flag.value, overrides)
+    import_weights(weights.value, config, workdir.value)
+    print(
+      f'wrote {workdir.value}. Now: python eval.py --workdir={workdir.value}'
+    )
+
+  required = [config_flag, weights, workdir]
+  command.run(main, required=required, load=configs.load)
+
+
 if __name__ == '__main__':
-  command.run(main, required=[CONFIG, WEIGHTS, WORKDIR], load=configs.load)
+  program()

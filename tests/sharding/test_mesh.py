@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from absl import logging
 from jax.sharding import AxisType, PartitionSpec
 
 from lctx.optimizer import Adam
@@ -117,7 +116,7 @@ def test_parameters_are_split_by_width_and_moments_lie_with_them():
 def test_an_odd_dimension_alone_is_replicated_and_named(monkeypatch):
   lines = []
   monkeypatch.setattr(
-    logging, 'warning', lambda line, *numbers: lines.append(line % numbers)
+    rules._log, 'warning', lambda line, *numbers: lines.append(line % numbers)
   )
   mesh = meshes.build(Mesh(data=2, fsdp=4))
   axes = {

@@ -11,12 +11,12 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import logging
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.backend.event_processing.event_file_loader import (
   EventFileLoader,
 )
 
+from lctx.training import metrics
 from lctx.training.metrics import Logging, Metrics, open_metrics
 from lctx.training.progress import Progress
 
@@ -57,7 +57,7 @@ def test_the_log_of_a_resumed_run_is_that_of_an_uninterrupted_one(tmp_path):
 def test_a_damaged_line_is_dropped_and_named(tmp_path, monkeypatch):
   said = []
   monkeypatch.setattr(
-    logging, 'warning', lambda line, *parts: said.append(line % parts)
+    metrics._log, 'warning', lambda line, *parts: said.append(line % parts)
   )
   run(tmp_path, 0, 3)
   path = tmp_path / 'metrics.jsonl'
