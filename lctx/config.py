@@ -49,8 +49,10 @@ class Config:
   seed: int = 0
 
   def __post_init__(self):
-    if self.seed < 0:
-      raise ValueError(f'seed = {self.seed} must be 0 or a positive number.')
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(
+        f'seed = {self.seed} must be a whole number from 0 to 2**32 - 1.'
+      )
 
 
 def load(
@@ -95,7 +97,7 @@ def read(
 
   Raises UserError: nothing was trained there, or the file is damaged.
   """
-  path = Path(workdir) / 'config.json'
+  path = Path(workdir).expanduser() / 'config.json'
   with checking():
     if not path.is_file():
       raise ValueError(

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lctx.errors import UserError
 
-class CheckpointError(ValueError):
+
+class CheckpointError(UserError):
   """A checkpoint that cannot be written, read, or used for this run."""
 
 

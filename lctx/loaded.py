@@ -1,6 +1,7 @@
 """A trained model with its parameters and tokenizer, ready to use."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from lctx import config as configs
 from lctx import data
-from lctx.checkpoint import CheckpointStore, compare
+from lctx.checkpoint import CheckpointError, CheckpointStore, Restored, compare
 from lctx.config import Config
 from lctx.errors import UserError, checking
 from lctx.generation import decode
@@ -18,6 +19,8 @@ from lctx.models.decoder import Decoder
 from lctx.sharding import mesh as meshes
 from lctx.training.state import abstract_state
 from lctx.types import Params
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,7 +36,7 @@ class Loaded:
   def generate(
     self,
     prompt: str | list[str] = '',
-    max_new_tokens: int | None = 200,
+    max_new_tokens: int = 200,
     *,
     sampling: Sampling | None = None,
     seed: int = 0,
@@ -59,10 +62,7 @@ class Loaded:
     sampling: Sampling | None = None,
     seed: int = 0,
   ) -> Iterator[np.ndarray]:
-    """New tokens as they come, int32 [number of prompts] each; None: for ever.
-
-    A row of which nothing more comes (the text ended) yields -1.
-    """
+    """New tokens as they come, int32 [number of prompts] each; None: for ever."""
     request = decode.Request(
       [self.encode(text) for text in prompts],
       max_new_tokens,
@@ -92,7 +92,7 @@ def load(workdir: str | Path, *, checkpoint: str | int = 'best') -> Loaded:
   Raises:
     UserError: nothing was trained there, or no such checkpoint.
   """
-  folder = Path(workdir)
+  folder = Path(workdir).expanduser()
   config = configs.read(folder)
   with checking():
     codec = data.load_codec(folder)
@@ -106,14 +106,7 @@ def load(workdir: str | Path, *, checkpoint: str | int = 'best') -> Loaded:
       bool(config.train.ema),
     )
     with CheckpointStore(folder / 'checkpoints', config.checkpoint) as store:
-      restored = store.restore(
-        abstract,
-        _step(store, checkpoint),
-        lambda meta: compare(
-          {'tokenizer': meta['fingerprint']['tokenizer']},
-          {'tokenizer': codec.hash},
-        ),
-      )
+      restored = _restored(store, abstract, codec, checkpoint)
   if restored is None:
     raise UserError(
       f'workdir = {str(workdir)!r} has no checkpoint yet. Let train.py run '
@@ -121,6 +114,23 @@ def load(workdir: str | Path, *, checkpoint: str | int = 'best') -> Loaded:
     )
   params = restored.state.evaluated
   return Loaded(model, params, codec, config, restored.step)
+
+
+def _restored(store, abstract, codec, checkpoint) -> Restored | None:
+  """The best that is whole falls back to the latest that is, and says so."""
+
+  def check(meta: dict) -> None:
+    saved = {'tokenizer': meta['fingerprint']['tokenizer']}
+    compare(saved, {'tokenizer': codec.hash})
+
+  step = _step(store, checkpoint)
+  try:
+    return store.restore(abstract, step, check)
+  except CheckpointError as error:
+    if checkpoint != 'best':
+      raise
+    _log.warning('The best checkpoint, step %s, is not used: %s', step, error)
+    return store.restore(abstract, None, check)
 
 
 def _step(store: CheckpointStore, checkpoint: str | int) -> int | None:

@@ -14,8 +14,10 @@ from lctx import data
 from lctx.checkpoint import compare
 from lctx.config import Config
 from lctx.errors import checking
+from lctx.evaluation.units import Units
 from lctx.models.decoder import Decoder
 from lctx.models.segments import check_runs
+from lctx.patterns.causal import Window
 from lctx.sharding import mesh as meshes
 from lctx.sharding import rules
 from lctx.training import flops
@@ -46,6 +48,7 @@ def prepared(config: Config, folder: Path) -> Run:
     rules.check_rows(lanes.rows, mesh)
     check_runs(lanes.segments, settings.gradient_segments)
     _check_parts(lanes.rows, settings.accumulate, mesh)
+    _check_metric(config.checkpoint.metric)
     codec = _fitted(lanes, folder)
     model = config.model.with_vocabulary(codec.size)
     config.eval.model(model)
@@ -60,6 +63,21 @@ def prepared(config: Config, folder: Path) -> Run:
   return Run(
     config, folder, model, codec, train, valid, mesh, transform, abstract
   )
+
+
+def _check_metric(metric: str) -> None:
+  known = [field.name for field in dataclasses.fields(Units)]
+  known = [name for name in known if measures(name)]
+  if metric not in known:
+    raise ValueError(
+      f'checkpoint.metric = {metric!r} is not what a validation measures. '
+      f'Choose one of {", ".join(known)}.'
+    )
+
+
+def measures(name: str) -> bool:
+  """Whether a field of Units is a measure, not a count."""
+  return name.startswith('bits') or name.endswith('perplexity')
 
 
 def _fitted(lanes: data.Lanes, folder: Path) -> data.Codec:
@@ -112,7 +130,7 @@ def batch(run: Run, index: int) -> Batch:
 def model_flops(run: Run) -> float:
   """Of the model, per token of training."""
   model, lanes = run.model, run.config.data
-  embed, sizes = model.embed, model.sizes()
+  embed, sizes, pattern = model.embed, model.sizes(), model.memory.pattern
   first = len(embed.cutoffs)  # cluster rows, in the head
   bins = tuple(
     flops.Bin(
@@ -131,7 +149,12 @@ def model_flops(run: Run) -> float:
       model.stack.ffn_width or 4 * sizes.width,
       bins,
     ),
-    flops.Reading(lanes.segment, model.memory.length, lanes.rows),
+    flops.Reading(
+      lanes.segment,
+      model.memory.length,
+      lanes.rows,
+      window=pattern.before + 1 if isinstance(pattern, Window) else None,
+    ),
   ).train
 
 

@@ -12,7 +12,7 @@ from lctx import config as configs
 from lctx import data
 from lctx.checkpoint import CheckpointStore, compare
 from lctx.config import Config
-from lctx.errors import checking, writable
+from lctx.errors import UserError, checking, writable
 from lctx.evaluation import pictures, report
 from lctx.evaluation.measure import measure, perplexity
 from lctx.evaluation.report import Result
@@ -22,6 +22,7 @@ from lctx.prepared import (
   Run,
   batch,
   fingerprint,
+  measures,
   model_flops,
   prepared,
   store_folder,
@@ -29,7 +30,7 @@ from lctx.prepared import (
 from lctx.training import hooks
 from lctx.training.interrupt import Interrupt, Interrupted
 from lctx.training.loop import Moment, loop
-from lctx.training.metrics import open_metrics
+from lctx.training.metrics import is_record, open_metrics
 from lctx.training.progress import Progress
 from lctx.training.state import State, initial_state
 from lctx.training.step import make_step
@@ -75,7 +76,8 @@ def evaluate(
   """
   loaded = load(workdir, checkpoint=checkpoint)
   config = config or loaded.config
-  settings, folder = config.eval, Path(workdir)
+  _check_same(config, loaded.config)
+  settings, folder = config.eval, writable(workdir)
   with checking():
     model = settings.model(loaded.model)
     store = data.open_store(
@@ -104,6 +106,19 @@ def evaluate(
   print(report.table(result))
   print('\n' + '\n'.join(f'wrote {path}' for path in drawn if path))
   return result
+
+
+def _check_same(config: Config, trained: Config) -> None:
+  """Raises UserError for a change that would have no effect here."""
+  for field in dataclasses.fields(Config):
+    if field.name in ('eval', 'data'):
+      continue
+    if getattr(config, field.name) != getattr(trained, field.name):
+      raise UserError(
+        f'config.{field.name} differs from what was trained, which has no '
+        'effect on an evaluation. Change config.eval, config.data.corpus and '
+        'config.data.folder only.'
+      )
 
 
 def _trained(run: Run, interrupt: Interrupt) -> bool:
@@ -246,8 +261,7 @@ def _validated(run: Run, state: State, interrupt: Interrupt) -> dict:
   return {
     name: value
     for name, value in dataclasses.asdict(found).items()
-    if name.startswith('bits') or name.endswith('perplexity')
-    if value is not None
+    if measures(name) and value is not None
   }
 
 
@@ -265,5 +279,5 @@ def _curve(folder: Path) -> Path | None:
   if not log.is_file():
     return None
   with open(log, encoding='utf-8') as lines:
-    pictures.curve([json.loads(line) for line in lines], path)
+    pictures.curve(map(json.loads, filter(is_record, lines)), path)
   return path

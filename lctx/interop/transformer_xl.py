@@ -1,11 +1,14 @@
 """The official PyTorch Transformer-XL: its state dict to ours, and back."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax import traverse_util
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from lctx import presets
 from lctx.interop.transformer_xl_names import (
@@ -32,13 +35,14 @@ def load(path: str | Path) -> Arrays:
   path = Path(path)
   if not path.is_file():
     raise ValueError(f'There is no file {path}. Give an .npz or .safetensors.')
-  if path.suffix == '.npz':
-    with np.load(path) as arrays:
-      return dict(arrays)
-  if path.suffix == '.safetensors':
-    from safetensors.numpy import load_file
-
-    return load_file(path)
+  try:
+    if path.suffix == '.npz':
+      with np.load(path) as arrays:
+        return dict(arrays)
+    if path.suffix == '.safetensors':
+      return load_file(path)
+  except (zipfile.BadZipFile, SafetensorError) as error:
+    raise ValueError(f'{path} is damaged: {error}. Copy it again.') from error
   raise ValueError(
     f'{path} is neither .npz nor .safetensors. A PyTorch file can run code '
     'when it is read; save its state dict as one of these two first.'

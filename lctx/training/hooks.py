@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from lctx.checkpoint import CheckpointStore
 from lctx.errors import RunError
@@ -68,14 +69,17 @@ class Log:
     self._window.append(moment.metrics)
     self._waited += moment.waited
     if moment.step % self.every and not moment.stop:
+      if moment.step % self.max_skipped == 0:
+        self._check(int(moment.state.skipped), moment.step)
       self.progress.update(moment.step)
       return
     window = jax.device_get(self._window)
     state = moment.state
     seconds, count = self.stopwatch.restart(), len(window)
     speed = self.tokens * count / seconds
+    finite = [x for x in window if np.isfinite(list(x.values())).all()]
     values = {
-      name: float(sum(record[name] for record in window)) / count
+      name: float(np.mean([record[name] for record in finite or window]))
       for name in window[0]
     }
     values |= {

@@ -161,6 +161,11 @@ def _drop_beyond(path: Path, step: int) -> None:
   os.replace(kept, path)
 
 
+def is_record(line: str) -> bool:
+  """Whether a line of the log is whole."""
+  return _step_of(line.encode()) is not None
+
+
 def _step_of(line: bytes) -> int | None:
   """None for half a line, which is what a killed run leaves."""
   if not line.endswith(b'\n'):
