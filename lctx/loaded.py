@@ -62,7 +62,7 @@ class Loaded:
     sampling: Sampling | None = None,
     seed: int = 0,
   ) -> Iterator[np.ndarray]:
-    """New tokens as they come, int32 [number of prompts] each; None: for ever."""
+    """New tokens as they come, int32 [prompts] each; None: for ever."""
     request = decode.Request(
       [self.encode(text) for text in prompts],
       max_new_tokens,
