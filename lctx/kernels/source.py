@@ -3,9 +3,11 @@
 import jax.numpy as jnp
 from flax import struct
 
-from lctx.patterns.base import Pattern
+from lctx.patterns.base import Pattern, visible
 from lctx.positions.base import Score
 from lctx.types import Array, Coords, join
+
+MASKED = -1e30  # finite, so that a row that sees nothing stays finite
 
 
 @struct.dataclass
@@ -30,3 +32,16 @@ class Source:
       v=jnp.concatenate([v.astype(self.v.dtype), self.v], axis=1),
       k_at=join(k_at, self.k_at),
     )
+
+
+def rotated(source: Source) -> tuple[Array, Array]:
+  """Queries and keys as they meet: what the scores do to them before."""
+  q_BTNH, k_BSNH = source.q, source.k
+  for score in source.scores:
+    q_BTNH, k_BSNH = score.rotate(q_BTNH, k_BSNH, source.q_at, source.k_at)
+  return q_BTNH, k_BSNH
+
+
+def hidden(pattern: Pattern, q_at: Coords, k_at: Coords) -> Array:
+  """To add to logits, [1, B, T, S]: a `where` would keep its condition."""
+  return jnp.where(visible(pattern, q_at, k_at), 0.0, MASKED)[None]

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from lctx.kernels import dense
+from lctx.kernels.dense import dense
+from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.layers.parameters import declare
 from lctx.memory.base import Memory
@@ -111,7 +112,7 @@ class Attention(nn.Module):
         q_BTNH, opened.k, opened.v, at, opened.at, (score,), pattern
       )
     sources = self.memory.sources(carry.memory, near, project)
-    y_BTNH = dense.dense(sources, self._dropout())
+    y_BTNH = dense(sources, self._dropout())
     y = jnp.einsum('btnh,nhd->btd', y_BTNH, out_NHD.astype(x.dtype))
     if carry.open is not None:
       nothing = jnp.zeros((), jnp.float32)
@@ -122,4 +123,5 @@ class Attention(nn.Module):
   def _dropout(self):
     if not self.dropout or not self.has_rng('dropout'):
       return None
-    return dense.Dropout(self.make_rng('dropout'), self.dropout)
+    key = jax.random.key_data(self.make_rng('dropout'))
+    return Dropout(key, self.dropout)

@@ -27,10 +27,10 @@ class Score:
     return q_BTNH, k_BSNH
 
   def block(
-    self, s_BNTS: Array, q_BTNH: Array, q_at: Coords, k_at: Coords
+    self, s_NBTS: Array, q_BTNH: Array, q_at: Coords, k_at: Coords
   ) -> Array:
     """Changes a block of logits; `q_BTNH` is scaled but not rotated."""
-    return s_BNTS
+    return s_NBTS
 
 
 @dataclasses.dataclass(frozen=True)

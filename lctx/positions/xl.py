@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from lctx.positions.base import Position, Score
+from lctx.products import met_by_all
 from lctx.types import Array, distance
 
 
@@ -94,45 +95,37 @@ class Relative(Score):
   def rotate(self, q_BTNH, k_BSNH, q_at, k_at):
     return q_BTNH + self._scaled(self.u_NH, q_BTNH), k_BSNH
 
-  def block(self, s_BNTS, q_BTNH, q_at, k_at):
+  def block(self, s_NBTS, q_BTNH, q_at, k_at):
     if self.v_NH is not None:
       q_BTNH = q_BTNH + self._scaled(self.v_NH, q_BTNH)
     if q_at.start is None or k_at.start is None:
-      by_distance_BNTP = self._by_distance(q_BTNH, self.r_PNH, self.c_PN)
-      return s_BNTS + gathered(by_distance_BNTP, distance(q_at, k_at))
+      by_distance_NBTP = self._by_distance(q_BTNH, self.r_PNH, self.c_PN)
+      return s_NBTS + gathered(by_distance_NBTP, distance(q_at, k_at))
     reach = q_at.start - k_at.start + q_at.length  # distances that occur
     r_PNH = falling(self.r_PNH, reach, k_at.length)
     c_PN = None if self.c_PN is None else falling(self.c_PN, reach, k_at.length)
-    by_distance_BNTP = self._by_distance(q_BTNH, r_PNH, c_PN)
+    by_distance_NBTP = self._by_distance(q_BTNH, r_PNH, c_PN)
     clamped = max(0, reach - self.r_PNH.shape[0])  # use the farthest there is
     if clamped:
-      shape = (*by_distance_BNTP.shape[:-1], clamped)
-      far_BNTP = jnp.broadcast_to(by_distance_BNTP[..., :1], shape)
-      by_distance_BNTP = jnp.concatenate([far_BNTP, by_distance_BNTP], axis=-1)
-    return s_BNTS + shifted(by_distance_BNTP, k_at.length)
+      shape = (*by_distance_NBTP.shape[:-1], clamped)
+      far_NBTP = jnp.broadcast_to(by_distance_NBTP[..., :1], shape)
+      by_distance_NBTP = jnp.concatenate([far_NBTP, by_distance_NBTP], axis=-1)
+    return s_NBTS + shifted(by_distance_NBTP, k_at.length)
 
   def _by_distance(self, q_BTNH, r_PNH, c_PN):
-    # Repeated for each row, distances meet queries in the order that keys do:
-    # without, the largest array here would be transposed.
-    r_BPNH = jnp.broadcast_to(r_PNH[None], (len(q_BTNH), *r_PNH.shape))
-    x_BNTP = jnp.einsum(
-      'btnh,bpnh->bntp',
-      q_BTNH,
-      r_BPNH.astype(q_BTNH.dtype),
-      preferred_element_type=jnp.float32,
-    )
+    x_NBTP = met_by_all(q_BTNH, r_PNH.astype(q_BTNH.dtype))
     if c_PN is None:
-      return x_BNTP
-    return x_BNTP + (c_PN * self.scale).T[None, :, None, :]
+      return x_NBTP
+    return x_NBTP + (c_PN * self.scale).T[:, None, None, :]
 
   def _scaled(self, bias_NH, q_BTNH):
     return (bias_NH * self.scale).astype(q_BTNH.dtype)[None, None]
 
 
-def gathered(x_BNTP: Array, steps_BTS: Array) -> Array:
+def gathered(x_NBTP: Array, steps_BTS: Array) -> Array:
   """x[..., i, steps(i, j)], clipped to the table: any coordinates."""
-  clipped_BTS = jnp.clip(steps_BTS, 0, x_BNTP.shape[-1] - 1)
-  return jnp.take_along_axis(x_BNTP, clipped_BTS[:, None], axis=-1)
+  clipped_BTS = jnp.clip(steps_BTS, 0, x_NBTP.shape[-1] - 1)
+  return jnp.take_along_axis(x_NBTP, clipped_BTS[None], axis=-1)
 
 
 def falling(x_P: Array, reach: int, keys: int) -> Array:
@@ -145,18 +138,18 @@ def falling(x_P: Array, reach: int, keys: int) -> Array:
   return jnp.concatenate([jnp.flip(x_P[:reach], axis=0), ahead])
 
 
-def shifted(x_BNTP: Array, keys: int) -> Array:
+def shifted(x_NBTP: Array, keys: int) -> Array:
   """out[..., i, j] = x at the distance from key j back to query i.
 
   Dai et al. 2019, appendix B. The columns of x are `falling`: one more than
   are read, so cutting the flat rows one shorter moves each by one more than
   the row before. What lies ahead of a query is garbage for the mask to hide.
   """
-  batch, heads, queries, columns = x_BNTP.shape
+  heads, batch, queries, columns = x_NBTP.shape
   width = columns - 1
-  flat = x_BNTP.reshape(batch, heads, queries * columns)
+  flat = x_NBTP.reshape(heads, batch, queries * columns)
   flat = flat[..., queries - 1 : queries - 1 + queries * width]
-  return flat.reshape(batch, heads, queries, width)[..., :keys]
+  return flat.reshape(heads, batch, queries, width)[..., :keys]
 
 
 def sinusoid(position_P: Array, width: int) -> Array:

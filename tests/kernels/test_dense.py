@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from lctx.kernels.dense import Dropout, dense
+from lctx.kernels.dense import dense
+from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.patterns.causal import Causal, Window
 from lctx.positions.xl import Relative
@@ -95,7 +96,7 @@ def test_attention_is_its_equation(close):
 
 def test_keys_may_come_from_several_sources(close):
   whole = source()
-  for dropout in (None, Dropout(jax.random.key(7), 0.4)):
+  for dropout in (None, Dropout(jax.random.key_data(jax.random.key(7)), 0.4)):
     parts = tuple(keys_of(whole, a, b) for a, b in ((0, 2), (2, 3), (3, KEYS)))
     close(attend(parts, dropout), attend((whole,), dropout), 1e-6)
 
@@ -117,7 +118,7 @@ def grid(q_start, queries, k_start, keys):
 
 def kept(seed, rate, heads, *where):
   """The mask of one random key, on a grid of queries and keys."""
-  dropout = Dropout(jax.random.key(seed), rate)
+  dropout = Dropout(jax.random.key_data(jax.random.key(seed)), rate)
   return np.asarray(
     tiny.quick_jit(lambda: dropout.keep(heads, *grid(*where)))()
   )
@@ -141,8 +142,8 @@ def test_the_dropped_share_is_the_rate_and_the_kept_make_up_for_it():
 def test_rows_heads_queries_keys_and_random_keys_are_dropped_apart():
   one, two = (kept(seed, 0.5, 8, 0, 40, 0, 40) for seed in (0, 1))
   pairs = (
-    (one[0], one[1]),
-    (one[:, 0], one[:, 1]),
+    (one[0], one[1]),  # heads
+    (one[:, 0], one[:, 1]),  # rows
     (one[:, :, 0], one[:, :, 1]),
     (one[..., 0], one[..., 1]),
     (one, one.swapaxes(2, 3)),

@@ -54,7 +54,7 @@ def test_a_shift_reads_the_distances_that_a_gather_looks_up(
     for queries, keys, rows in cases(back):
       relative, k_at = score(rows, learned), coords(0, keys)
       q_at, x = coords(back, queries), q[:, :queries]
-      zero = jnp.zeros((1, HEADS, queries, keys))
+      zero = jnp.zeros((HEADS, 1, queries, keys))
       shifted = relative.block(zero, x, q_at, k_at)
       vague = q_at.replace(start=None)
       found.append((shifted, relative.block(zero, x, vague, k_at)))
@@ -67,10 +67,10 @@ def test_a_shift_reads_the_distances_that_a_gather_looks_up(
     relative = score(rows, learned)
     r = np.asarray(relative.r_PNH)[np.clip(steps, 0, rows - 1)]
     v = 0 if learned else np.asarray(relative.v_NH) * WIDTH**-0.5
-    equation = np.einsum('btnh,tsnh->bnts', np.asarray(q[:, :queries]) + v, r)
+    equation = np.einsum('btnh,tsnh->nbts', np.asarray(q[:, :queries]) + v, r)
     if learned:
       c = np.asarray(relative.c_PN)[np.clip(steps, 0, rows - 1)]
-      equation += WIDTH**-0.5 * c.transpose(2, 0, 1)
+      equation += WIDTH**-0.5 * c.transpose(2, 0, 1)[:, None]
     close(np.where(behind, want, 0), np.where(behind, equation, 0))
 
 

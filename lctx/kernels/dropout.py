@@ -1,0 +1,41 @@
+"""Dropout of attention weights, the same in every kernel, block and shard."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.extend.random import threefry_2x32
+
+from lctx.types import Array, Coords
+
+
+@struct.dataclass
+class Dropout:
+  """Drops attention weights as a function of where query and key sit.
+
+  The mask depends on (key, row, head, query index, key index) alone.
+  """
+
+  key: Array  # the data of a random key
+  rate: float = struct.field(pytree_node=False)
+
+  def keep(self, heads: int, q_at: Coords, k_at: Coords) -> Array:
+    """[N, B, T, S]: 1 / (1 - rate) where a weight is kept, else 0."""
+    batch = q_at.document.shape[0]
+    key = jax.random.wrap_key_data(self.key)
+    rows = jnp.arange(batch * heads, dtype=jnp.uint32)
+    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+    keys_BN = jax.random.key_data(keys).reshape(batch, heads, -1)
+
+    def bits(key, q_index, k_index):
+      grid = (q_index.shape[0], k_index.shape[0])
+      q_TS = jnp.broadcast_to(q_index[:, None], grid).reshape(-1)
+      k_TS = jnp.broadcast_to(k_index[None, :], grid).reshape(-1)
+      count = jnp.concatenate([q_TS, k_TS]).astype(jnp.uint32)
+      return threefry_2x32(key, count)[: q_TS.shape[0]].reshape(grid)
+
+    index_BT = jnp.broadcast_to(q_at.index, (batch, q_at.length))
+    index_BS = jnp.broadcast_to(k_at.index, (batch, k_at.length))
+    per_head = jax.vmap(jax.vmap(bits), in_axes=(1, None, None))
+    bits_NBTS = per_head(keys_BN, index_BT, index_BS)
+    uniform = (bits_NBTS >> 8).astype(jnp.float32) * 2.0**-24
+    return jnp.where(uniform >= self.rate, 1 / (1 - self.rate), 0.0)
