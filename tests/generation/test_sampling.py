@@ -169,3 +169,10 @@ def test_a_value_that_means_nothing_is_refused_by_name(field, values):
 def test_a_filter_without_effect_is_refused():
   with pytest.raises(ValueError, match='top_k, min_p would have no effect'):
     Sampling(temperature=0, top_k=5, min_p=0.1)
+
+
+def test_a_token_is_not_kept_once_those_before_it_reach_top_p():
+  """As Holtzman et al. 2020 have it: the smallest set that reaches p."""
+  logp_BV = jnp.log(jnp.array([[0.25, 0.5, 0.25]]))
+  kept = jnp.isfinite(sampling.keep_top_p(logp_BV, 0.5))
+  assert kept.tolist() == [[False, True, False]]

@@ -86,6 +86,16 @@ def test_what_is_asked_for_is_recomputed(name, layers, segments):
   assert len(found) == layers
 
 
+def test_layers_are_unrolled_as_asked():
+  for name, unroll in (('plain', 1), ('two layers at a time', 2)):
+    model = model_with(VARIANTS[name])
+    params, ids = tiny.large_params(model), tiny.some_ids(2, 2 * SEGMENT + 1)
+    jaxpr = jax.make_jaxpr(lambda p, m=model, i=ids: loss(m, p, i, 0))(params)
+    over_segments = bodies(jaxpr.jaxpr, 'scan')[0]
+    scans = [e for e in over_segments.eqns if e.primitive.name == 'scan']
+    assert [scan.params['unroll'] for scan in scans] == [unroll]
+
+
 def bodies(jaxpr, name):
   """What equations of this name compute, not looking inside them."""
   found = []
@@ -164,6 +174,38 @@ def test_dropout_acts_when_there_is_a_key_and_only_then():
     first = dropped(dropout, params, jax.random.key(0))
     assert first == dropped(dropout, params, jax.random.key(0)) != still
     assert first != dropped(dropout, params, jax.random.key(1))
+
+
+@pytest.mark.parametrize(
+  'dropout, places',
+  # Dai et al. 2019, their code: embeddings, sinusoids, after attention, in and
+  # after the feed-forward, after the last layer; and attention's weights.
+  [(Dropout(), 0), (Dropout(hidden=0.5), 6), (Dropout(attention=0.5), 1)],
+)
+def test_what_the_published_code_drops_is_dropped(dropout, places):
+  model = tiny.transformer_xl(depth=3)
+  model = dataclasses.replace(model, dropout=dropout)
+  params, ids = tiny.large_params(model), tiny.some_ids(2, SEGMENT)
+
+  def read(key):
+    at = segment_coords(jnp.zeros_like(ids))
+    return model.apply(
+      {'params': params}, ids, at, model.initial(2), rngs={'dropout': key}
+    )[0]
+
+  program = jax.make_jaxpr(read)(jax.random.key(0)).jaxpr
+  assert draws(program) == places
+
+
+def draws(jaxpr):
+  """How often a program draws random bits; a loop's body counts once."""
+  count = 0
+  for equation in jaxpr.eqns:
+    count += equation.primitive.name in ('random_bits', 'threefry2x32')
+    for value in equation.params.values():
+      inner = getattr(value, 'jaxpr', value)
+      count += draws(inner) if hasattr(inner, 'eqns') else 0
+  return count
 
 
 def test_dropout_of_states_keeps_their_mean():
