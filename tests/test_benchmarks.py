@@ -139,6 +139,21 @@ def test_without_a_gpu_its_benchmark_says_so_in_one_line(tmp_path):
   assert 'Traceback' not in done.stderr
 
 
+def test_without_pytorch_the_comparison_with_it_says_what_to_install():
+  hidden = 'import sys; sys.modules["torch"] = None; import runpy; '
+  program = 'runpy.run_module("benchmarks.huggingface", run_name="__main__")'
+  done = subprocess.run(
+    [sys.executable, '-c', hidden + program],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 2 and 'torch==2.13.0' in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
 @pytest.mark.slow
 def test_the_gpu_benchmark_records_bits_against_tokens_and_seconds(tmp_path):
   text = tmp_path / 'text'
