@@ -40,7 +40,10 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
-  """When to save, and what to keep: the newest steps and the best ones."""
+  """When to save, and what to keep: the newest steps and the best ones.
+
+  While the newest has not been validated, the one before it is kept too.
+  """
 
   every: int = 1000  # steps between saves
   keep_last: int = 2
@@ -127,7 +130,7 @@ class CheckpointStore:
     background since the last call raises here, or in `wait` and `close`.
 
     Args:
-      step: updates made so far.
+      step: steps made so far, skipped ones included.
       state: the pytree to save.
       meta: whatever JSON can hold, for `restore` to give back.
       metrics: of a validation at this step, `settings.metric` among them; or
@@ -207,6 +210,13 @@ class CheckpointStore:
       'folder back from a backup, name another step, or start again in a new '
       'workdir.'
     )
+
+  def withdraw(self, step: int) -> None:
+    """Takes back a checkpoint that was saved."""
+    self.wait()
+    with self._writing():
+      self._manager.delete(step)
+    self._scores.pop(step, None)
 
   def wait(self) -> None:
     """Returns when all that was saved is on disk."""
@@ -290,6 +300,8 @@ class _Keep:
     steps = [info.step for info in checkpoints]
     whole = [step for step in steps if step not in store._damaged]
     kept = {*whole[-settings.keep_last :]}
+    if whole and not store.best(whole[-1:]):  # no step has gone on from it yet
+      kept |= {*whole[-2:]}
     kept |= {*store.best(whole)[: settings.keep_best]}
     return [step in kept for step in steps]
 

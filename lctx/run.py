@@ -28,6 +28,7 @@ from lctx.prepared import (
   store_folder,
 )
 from lctx.training import hooks
+from lctx.training.guard import Guard
 from lctx.training.interrupt import Interrupt, Interrupted
 from lctx.training.loop import Moment, loop
 from lctx.training.metrics import is_record, open_metrics
@@ -198,7 +199,7 @@ class _Hooks:
   def __init__(self, run, store, metrics, progress, interrupt):
     config, settings = run.config, run.config.train
     self.folder, self.profile = run.folder, config.profile
-    self.steps = settings.steps
+    self.steps, self.max_skipped = settings.steps, settings.max_skipped
     self.stopwatch = hooks.Stopwatch()
     self.log = hooks.Log(
       metrics,
@@ -208,7 +209,6 @@ class _Hooks:
       config.data.rows * config.data.length,
       model_flops(run),
       config.optimizer.rate(settings.steps),
-      settings.max_skipped,
     )
     self.validate = hooks.Validate(
       lambda state: _validated(run, state, interrupt),
@@ -220,12 +220,14 @@ class _Hooks:
       config.checkpoint.metric,
       settings.patience,
     )
+    self.store = store
     self.save = hooks.Save(
       store, self.stopwatch, config.checkpoint.every, lambda: self._meta(run)
     )
 
   def all(self, start: int) -> list:
-    found = [self.log, self.validate, self.save]
+    guard = Guard(self.store, self.max_skipped, self.log.every, start)
+    found = [self.log, guard, self.validate, self.save]
     if self.profile:
       trace = hooks.Trace(self.folder / 'profile', start, self.steps)
       found.append(trace)

@@ -323,7 +323,7 @@ def test_damaged_steps_make_room_and_crowd_out_none(tmp_path):
     store.save(15, make_state(15), {})
     store.save(20, make_state(20), {})
     assert store.restore(abstract(make_state())).step == 20
-    assert store.steps == [20]
+    assert store.steps == [15, 20]
   fill(tmp_path, [30], keep_last=2)
   flip_a_byte(largest_file(tmp_path / '30'))
   with store_in(tmp_path, keep_last=1) as store:
@@ -355,8 +355,29 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert same(store.restore(abstract(make_state()), 2).state, make_state(2))
 
 
+def test_until_it_is_validated_the_newest_replaces_none(tmp_path):
+  assert fill(tmp_path, [1, 2, 3], keep_last=1) == [2, 3]
+  bits = {'bits_per_token': 1.0}
+  with store_in(tmp_path, keep_last=1, keep_best=0) as store:
+    store.save(4, make_state(4), {}, bits)
+    store.wait()
+    assert store.steps == [4]
+
+
+def test_a_checkpoint_can_be_taken_back(tmp_path):
+  fill(tmp_path, [1], keep_last=1)
+  with store_in(tmp_path, keep_last=1) as store:
+    store.save(2, make_state(2), {}, {'bits_per_token': 1.0})
+    store.withdraw(2)
+    assert (store.latest_step, store.best_step) == (None, None)
+  fill(tmp_path, [1, 2])
+  with store_in(tmp_path) as store:
+    store.withdraw(2)
+    assert store.restore(abstract(make_state())).step == 1
+
+
 def test_without_a_metric_nothing_is_best(tmp_path):
-  assert fill(tmp_path, [1, 2, 3], keep_last=1) == [3]
+  assert fill(tmp_path, [1, 2, 3], keep_last=1) == [2, 3]
   with store_in(tmp_path) as store:
     assert store.best_step is None
     with pytest.raises(ValueError, match=r"checkpoint\.metric .*\['loss'\]"):

@@ -258,10 +258,16 @@ def test_numbers_that_are_not_finite_end_with_a_paragraph(config, runs, copy):
   paragraph = done.said.strip().splitlines()[-1]
   assert paragraph.startswith('lctx: error: 4 steps in a row')
   assert 'optimizer.peak' in paragraph
+  assert f'The checkpoint of step {STEPS} is good' in paragraph
   last = records(copy)[-1]
   assert last['loss'] is None and last['skipped'] == 4
   one, two = (restored(config, x, STEPS).state for x in (runs[0], copy))
   jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+  again = Command(config, copy, f'--config.train.steps={STEPS + 5}').end()
+  assert again.code == 0, again.said
+  assert f'goes on from step {STEPS} ' in again.said
+  steps = [r for r in records(copy) if 'skipped' in r]
+  assert steps[-1]['step'] > STEPS and steps[-1]['skipped'] == 0
 
 
 def test_another_model_is_refused_with_a_paragraph(config, copy):

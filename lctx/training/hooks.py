@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,17 +11,12 @@ import jax
 import numpy as np
 
 from lctx.checkpoint import CheckpointStore
-from lctx.errors import RunError
 from lctx.training.flops import utilisation
 from lctx.training.interrupt import Interrupted
 from lctx.training.loop import Moment
 from lctx.training.metrics import Metrics
 from lctx.training.progress import Progress
 from lctx.training.state import State
-
-
-class NotFiniteError(RunError):
-  """Too many steps in a row without a finite loss and gradient."""
 
 
 class Stopwatch:
@@ -49,7 +45,6 @@ class Log:
   """Writes the mean of the steps since the last record.
 
   `tokens` per step; `flops` of the model per token; `rate` by updates made.
-  Raises NotFiniteError after `max_skipped` updates were skipped in a row.
   """
 
   metrics: Metrics
@@ -59,7 +54,6 @@ class Log:
   tokens: int
   flops: float
   rate: Callable
-  max_skipped: int
 
   def __post_init__(self):
     self._window: list[dict] = []
@@ -69,8 +63,6 @@ class Log:
     self._window.append(moment.metrics)
     self._waited += moment.waited
     if moment.step % self.every and not moment.stop:
-      if moment.step % self.max_skipped == 0:
-        self._check(int(moment.state.skipped), moment.step)
       self.progress.update(moment.step)
       return
     window = jax.device_get(self._window)
@@ -96,17 +88,6 @@ class Log:
     self.metrics.write(moment.step, values)
     self.progress.update(moment.step, values['loss'], speed)
     self._window, self._waited = [], 0.0
-    self._check(int(state.skipped), moment.step)
-
-  def _check(self, skipped: int, step: int) -> None:
-    if skipped >= self.max_skipped:
-      raise NotFiniteError(
-        f'{skipped} steps in a row, up to step {step}, had no finite loss and '
-        'gradient, so training stops (train.max_skipped = '
-        f'{self.max_skipped}). The last checkpoint is good. Lower '
-        'optimizer.peak, lengthen the warm-up or clip harder, and run the '
-        'same command to go on from it.'
-      )
 
 
 @dataclasses.dataclass
@@ -175,7 +156,8 @@ class Validate:
 class Save:
   """Writes checkpoints: now and then, after a validation, and at the end.
 
-  Not while steps are skipped: the checkpoint before may be the last good one.
+  Not of a state that a validation found broken, nor while steps are skipped,
+  unless a validation found the state to be sound.
   """
 
   store: CheckpointStore
@@ -184,12 +166,17 @@ class Save:
   meta: Callable[[], dict]
 
   def __call__(self, moment: Moment) -> None:
-    due = moment.step % self.every == 0 or moment.validation is not None
-    if (due or moment.stop) and int(moment.state.skipped) == 0:
+    found = moment.validation
+    due = moment.step % self.every == 0 or found is not None or moment.stop
+    if not due:
+      return
+    if found is None:
+      sound = int(moment.state.skipped) == 0
+    else:
+      sound = math.isfinite(found[self.store.settings.metric])
+    if sound:
       with self.stopwatch.paused(moment.state):
-        self.store.save(
-          moment.step, moment.state, self.meta(), moment.validation
-        )
+        self.store.save(moment.step, moment.state, self.meta(), found)
 
 
 @dataclasses.dataclass

@@ -11,7 +11,6 @@ import pytest
 from lctx.checkpoint import Checkpoints, CheckpointStore
 from lctx.training.hooks import (
   Log,
-  NotFiniteError,
   Save,
   Stopwatch,
   Trace,
@@ -64,7 +63,6 @@ def log():
     tokens=10,
     flops=0.0,
     rate=rate,
-    max_skipped=4,
   )
 
 
@@ -96,15 +94,6 @@ def test_tokens_per_second_leave_out_work_between_steps(log):
   assert 0.05 <= record['step_seconds'] < 0.3
   speed = record['tokens_per_second']
   assert speed == pytest.approx(10 / record['step_seconds'])
-
-
-def test_too_many_skipped_steps_in_a_row_end_the_run_with_advice(log):
-  log(moment(3, skipped=3, loss=0.0))
-  with pytest.raises(NotFiniteError) as raised:
-    log(moment(6, skipped=4, loss=math.nan))
-  for words in ('4 steps', 'step 6', 'train.max_skipped = 4', 'optimizer.peak'):
-    assert words in str(raised.value)
-  assert log.metrics.records[-1][0] == 6  # what led there can be read
 
 
 def validate(values, patience=2, every=1, steps=99):
@@ -198,6 +187,7 @@ def test_a_signal_during_validation_stops_and_leaves_it_owed():
 class Store:
   def __init__(self):
     self.saved = []
+    self.settings = Checkpoints(metric='bits')
 
   def save(self, step, state, meta, metrics):
     self.saved.append((step, meta, metrics))
@@ -226,6 +216,16 @@ def test_a_run_that_may_be_lost_overwrites_no_good_checkpoint():
   for step, skipped in enumerate([0, 1, 2, 0, 1], start=1):
     hook(moment(step, stop=step == 5, skipped=skipped))
   assert [step for step, *_ in hook.store.saved] == [1, 4]
+
+
+def test_a_validation_tells_whether_a_state_is_worth_saving():
+  """Whatever its own step was like: the last step of a run may be skipped."""
+  hook = save(every=1)
+  for step, (bits, skipped) in enumerate([(2.0, 1), (math.nan, 0)], start=1):
+    told = moment(step, stop=True, skipped=skipped)
+    told.validation = {'bits': bits}
+    hook(told)
+  assert [step for step, *_ in hook.store.saved] == [1]
 
 
 def test_a_validation_made_up_for_ranks_the_checkpoint_that_is_there(tmp_path):
