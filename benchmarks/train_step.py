@@ -10,7 +10,6 @@ the text. Memory is what XLA plans for a step beside parameters and batch.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 import lctx
 from benchmarks import ratios, timing
@@ -25,12 +24,10 @@ from benchmarks.cases import (
 )
 from lctx import command, config
 
-CONFIG = config_flags.DEFINE_config_file(
+CONFIG = flags.DEFINE_string(
   'config',
   None,
   'A Python file that defines get_config(arg=None), to time its model.',
-  lock_config=False,
-  sys_argv=[],  # overrides of a Config are ours
 )
 JSON = flags.DEFINE_string('json', '', 'A file for everything that was found.')
 QUICK = flags.DEFINE_bool('quick', False, 'Small sizes only, and few rounds.')
@@ -50,7 +47,7 @@ def main(overrides: command.Overrides) -> None:
     )
   cases = [SMALL, QUICKSTART] if QUICK.value else [BASE, SMALL, QUICKSTART]
   if CONFIG.value is not None:
-    cases = [from_config(config.changed(CONFIG.value, overrides))]
+    cases = [from_config(config.load(CONFIG.value, overrides))]
   rounds = 2 if QUICK.value else 5
   found = {'machine': timing.machine(), 'speeds': [], 'ratios': {}}
   print(timing.heading(found['machine']))
@@ -109,4 +106,4 @@ def speed_table(found: list[dict]) -> str:
 
 
 if __name__ == '__main__':
-  command.run(main, load=config.load)
+  command.run(main)
