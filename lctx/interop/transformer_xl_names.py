@@ -95,14 +95,19 @@ def _vocabulary(model, spelling):
 
 
 def _layer(model, spelling, layer):
-  sizes = model.sizes()
-  width, heads, flat = sizes.width, sizes[1:3], sizes[1] * sizes[2]
-  ffn = model.stack.ffn_width or 4 * width
   at = f'{spelling.body}layers.{layer}.'
+  return [
+    dataclasses.replace(
+      entry, name=at + entry.name, path=('layers', *entry.path), layer=layer
+    )
+    for entry in (*_attention(model), *_feed_forward(model))
+  ]
 
-  def entry(name, path, shape, ours=_same, theirs=_same, part=None):
-    path = ('layers', *path.split('/'))
-    return Entry(at + name, path, shape, ours, theirs, layer, part)
+
+def _attention(model):
+  """Of one layer, under the names it has there."""
+  width, *heads = model.sizes()[:3]
+  flat = heads[0] * heads[1]
 
   def into_heads(part=0):
     def ours(w):
@@ -110,39 +115,41 @@ def _layer(model, spelling, layer):
 
     return ours, lambda w: w.reshape(width, flat).T
 
-  found = [
-    entry(
-      'dec_attn.qkv_net.weight',
-      f'attention/{name}',
-      (3 * flat, width),
-      *into_heads(part),
-      part,
-    )
-    for part, name in enumerate(('query', 'key', 'value'))
-  ]
+  name, shape = 'dec_attn.qkv_net.weight', (3 * flat, width)
+  for part, ours in enumerate(('query', 'key', 'value')):
+    turns = into_heads(part)
+    yield Entry(name, ('attention', ours), shape, *turns, part=part)
   if not isinstance(model.position, LearnedRelative):
-    shape = (flat, width)
-    found.append(
-      entry('dec_attn.r_net.weight', 'relative', shape, *into_heads())
-    )
-  found += [
-    entry(
-      'dec_attn.o_net.weight',
-      'attention/out',
-      (width, flat),
-      lambda w: w.T.reshape(*heads, width),
-      lambda w: w.reshape(flat, width).T,
-    ),
-    entry('pos_ff.CoreNet.0.weight', 'ffn/in', (ffn, width), _turn, _turn),
-    entry('pos_ff.CoreNet.0.bias', 'ffn/in_bias', (ffn,)),
-    entry('pos_ff.CoreNet.3.weight', 'ffn/out', (width, ffn), _turn, _turn),
-    entry('pos_ff.CoreNet.3.bias', 'ffn/out_bias', (width,)),
-  ]
-  for part, norm in (('dec_attn', 'norm_0'), ('pos_ff', 'norm_1')):
-    for theirs, ours in (('weight', 'scale'), ('bias', 'bias')):
-      name = f'{part}.layer_norm.{theirs}'
-      found.append(entry(name, f'{norm}/{ours}', (width,)))
-  return found
+    name, shape = 'dec_attn.r_net.weight', (flat, width)
+    yield Entry(name, ('relative',), shape, *into_heads())
+  yield Entry(
+    'dec_attn.o_net.weight',
+    ('attention', 'out'),
+    (width, flat),
+    lambda w: w.T.reshape(*heads, width),
+    lambda w: w.reshape(flat, width).T,
+  )
+  yield from _norm('dec_attn', 'norm_0', width)
+
+
+def _feed_forward(model):
+  width = model.sizes().width
+  ffn = model.stack.ffn_width or 4 * width
+  for name, ours, shape in (
+    ('CoreNet.0', 'in', (ffn, width)),
+    ('CoreNet.3', 'out', (width, ffn)),
+  ):
+    name = f'pos_ff.{name}'
+    yield Entry(f'{name}.weight', ('ffn', ours), shape, _turn, _turn)
+    bias = ('ffn', f'{ours}_bias')
+    yield Entry(f'{name}.bias', bias, shape[:1], _same, _same)
+  yield from _norm('pos_ff', 'norm_1', width)
+
+
+def _norm(part, ours, width):
+  for name, leaf in (('weight', 'scale'), ('bias', 'bias')):
+    name = f'{part}.layer_norm.{name}'
+    yield Entry(name, (ours, leaf), (width,), _same, _same)
 
 
 def _biases(model, spelling):
