@@ -23,6 +23,7 @@ from lctx.positions.xl import LearnedRelative
 from lctx.types import Params
 
 Arrays = Mapping[str, np.ndarray]
+SHOWN = 6  # names in an error
 IGNORED = ('pos_emb.inv_freq', 'crit.out_layers.lm_head.weight')
 
 
@@ -90,16 +91,17 @@ def read(arrays: Arrays, model: Decoder) -> Params:
 
   Raises:
     ValueError: names that are missing, unexpected, of another shape, or tied
-      in the model but different in the file; all of them listed.
+      in the model but different in the file; the first few of them listed.
   """
   spelling = RELEASED if _is_released(arrays) else OFFICIAL
   wanted = entries(model, spelling)
   aliases = tied(model, spelling)
   problems = _problems(arrays, wanted, aliases, spelling)
   if problems:
+    more = [f'and {len(problems) - SHOWN} more'] if problems[SHOWN:] else []
     raise ValueError(
       'These weights do not fit the model: '
-      + '; '.join(problems)
+      + '; '.join(problems[:SHOWN] + more)
       + '. Give the model the sizes and ties the weights were made with.'
     )
   flat: dict = {}

@@ -117,6 +117,14 @@ def test_weights_of_a_deeper_model_are_refused():
     read(official(), CONFIG | {'n_layer': 2})
 
 
+def test_an_error_shows_the_first_names_and_counts_the_others():
+  with pytest.raises(ValueError) as error:
+    read({}, CONFIG)
+  assert str(error.value).count(' is missing; ') == 6
+  count = len(reference.shapes(CONFIG)) - 1 - len(reference.ties(CONFIG))
+  assert f'; and {count - 6} more. Give the model' in str(error.value)
+
+
 def test_absolute_positions_are_refused():
   with pytest.raises(ValueError, match='attn_type = 2'):
     interop.model_for(CONFIG | {'attn_type': 2}, {})
