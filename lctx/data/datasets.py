@@ -1,6 +1,7 @@
 """TensorFlow Datasets by name, read without TensorFlow."""
 
 import dataclasses
+import difflib
 import importlib
 import logging
 from collections.abc import Iterator, Sequence
@@ -107,11 +108,24 @@ class Tfds:
         file_format='array_record',
         try_gcs=False,
       )
+    except tfds.core.DatasetNotFoundError as error:
+      raise self._unknown(tfds) from error
     except _TFDS_ERRORS as error:
       raise self._unreadable(error) from error
     if not builder.info.splits:
       raise self._unreadable(f'nothing is prepared in {builder.data_dir}')
     return builder
+
+  def _unknown(self, tfds) -> ValueError:
+    known = [*tfds.list_builders(with_community_datasets=False), *_MODULES]
+    name = self.name.split('/')[0].split(':')[0]
+    near = difflib.get_close_matches(name, known, n=3)
+    meant = f' Did you mean {" or ".join(near)}?' if near else ''
+    return ValueError(
+      f'data.corpus.name={self.name} is no dataset that TFDS knows.{meant} If '
+      'it was prepared elsewhere, set data.corpus.data_dir to that folder; if '
+      'a module of yours defines it, set data.corpus.module.'
+    )
 
   def _unreadable(self, error) -> ValueError:
     kind = type(error).__name__ + ': ' if isinstance(error, Exception) else ''

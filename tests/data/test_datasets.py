@@ -70,7 +70,9 @@ def test_a_dataset_ends_up_in_a_store(tiny, tmp_path):
   [
     (Tfds(), 'data.corpus.name is empty'),
     (Tfds('tiny_texts', field='body'), 'data.corpus.field.*text, title'),
-    (Tfds('no_such_thing'), 'data.corpus.name=no_such_thing.*tfds build'),
+    (Tfds('no_such_thing'), 'name=no_such_thing is no dataset.*data_dir'),
+    (Tfds('lm1bb'), r'name=lm1bb is no dataset.*Did you mean lm1b\?'),
+    (Tfds('wiki40/en'), 'Did you mean wiki40b'),
     (Tfds('lm1b'), 'data.corpus.name=lm1b.*tfds build lm1b'),
     (Tfds('pg19', field='book_text'), 'data.corpus.name=pg19.*tfds build'),
     (Tfds('wiki40b/en'), 'data.corpus.name=wiki40b/en.*tfds build'),
