@@ -121,10 +121,16 @@ def _write(
   corpus: Corpus, codec: Codec, split: str, home: Path, key: str
 ) -> None:
   """Tokenises into a folder of its own, then renames it to `home`."""
-  home.parent.mkdir(parents=True, exist_ok=True)
   _mention_leftovers(home)
   partial = home.with_name(f'.{home.name}.{uuid.uuid4().hex}.partial')
-  partial.mkdir()
+  try:
+    partial.mkdir(parents=True)
+  except OSError as error:
+    raise ValueError(
+      f'data.folder = {str(home.parent)!r} cannot be written: '
+      f'{error.strerror}. Tokenised text goes there. Set data.folder to a '
+      'folder that you may write, or leave it out for one in the workdir.'
+    ) from error
   try:
     _tokenise(corpus, codec, split, partial)
     _describe(partial, _dtype(codec.size), key)

@@ -167,3 +167,9 @@ def test_an_empty_split_is_refused(corpus, codec, tmp_path):
 
   with pytest.raises(ValueError, match=r'data.corpus .* valid split'):
     open_store(Text(corpus.path, ByName()), codec, 'valid', tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(corpus, codec, tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(ValueError, match=r'data\.folder = .*file/store.* cannot'):
+    open_store(corpus, codec, 'train', tmp_path / 'file' / 'store')
