@@ -42,7 +42,7 @@ def get_config(arg: str | None = None) -> Config:
     ),
     data=Lanes(
       Tfds('pg19', field='book_text'),
-      SentencePiece(vocab_size=32_000, path=arg or ''),
+      SentencePiece(path=arg) if arg else SentencePiece(vocab_size=32_000),
       rows=32,
       segment=512,
       segments=8,

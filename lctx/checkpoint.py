@@ -7,7 +7,6 @@ flipped byte in silence). One step is one folder, `<step>/`, with two items:
 every leaf's shape, type and checksum.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -91,11 +90,13 @@ class CheckpointStore:
       self.folder.mkdir(parents=True, exist_ok=True)
       self._manager = ocp.CheckpointManager(self.folder, options=options)
     self._scores: dict[int, float] = {}
+    self._unranked: dict[int, DamageError] = {}  # nobody can read how good
     for step in self.steps:
-      # A step whose metadata cannot be read has no rank; restoring it says so.
-      with contextlib.suppress(DamageError):
+      try:
         body = everywhere('metadata', functools.partial(self._read_meta, step))
         self._rank(step, body['metrics'])
+      except DamageError as damage:
+        self._unranked[step] = damage
 
   def __enter__(self) -> 'CheckpointStore':
     return self
@@ -115,6 +116,9 @@ class CheckpointStore:
   @property
   def best_step(self) -> int | None:
     """The step of lowest metric (the later of equals); None: none has one."""
+    for step, damage in self._unranked.items():
+      where = self.folder / str(step)
+      _log.warning('Checkpoint %s has no rank: %s.', where, damage)
     return next(iter(self.best(self.steps)), None)
 
   def best(self, steps: list[int]) -> list[int]:

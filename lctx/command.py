@@ -113,9 +113,10 @@ def _parse_flags(argv, required):
     raise UserError(f'{str(error).rstrip(".")}. Try --help.') from error
   if unknown:
     raise UserError(_about_unknown(unknown[0]))
+  if 'config' in flags.FLAGS:  # a file that is missing raises only when used
+    getattr(flags.FLAGS['config'].value, 'use', None)
   for flag in required:
-    getattr(flag.value, 'use', None)  # a missing config file raises only now
-    if flag.value is None:
+    if flag.value in (None, ''):
       about = flags.FLAGS[flag.name].help
       raise UserError(f'--{flag.name}=... is missing: {about}')
   return [program]

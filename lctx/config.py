@@ -19,7 +19,7 @@ from lctx.checkpoint import Checkpoints
 from lctx.data import Lanes
 from lctx.errors import checking
 from lctx.evaluation.score import Evaluation
-from lctx.fields import check
+from lctx.fields import check, fields_of
 from lctx.models.decoder import Decoder
 from lctx.optimizer import Optimizer
 from lctx.overrides import from_json, override, to_json
@@ -77,8 +77,18 @@ def changed(
   Raises UserError, which names the field.
   """
   with checking():
-    check(config, Config, '')
+    check_types(config)
     return override(config, overrides or {})
+
+
+def check_types(config: Config) -> None:
+  """Raises ValueError, which names the field, for a value of a wrong type."""
+  if not isinstance(config, Config):
+    raise ValueError(
+      f'A lctx Config is needed, but {config!r} is of type '
+      f'{type(config).__name__}. lctx.config.load(path) reads one from a file.'
+    )
+  check(config, Config, '')
 
 
 def save(config: Config, workdir: str | os.PathLike) -> None:
@@ -106,6 +116,8 @@ def read(
       )
     try:
       data = json.loads(path.read_text())
+      if not isinstance(data, dict):
+        raise ValueError(f'it holds {data!r}, and no fields')
     except ValueError as error:
       raise ValueError(
         f'{path} is damaged: {error}. Run the command that trained the model '
@@ -168,7 +180,22 @@ def _about(error: Exception, module: types.ModuleType) -> str:
     return f'this is not Python ({error.msg}).'
   if isinstance(error, ValueError):
     return str(error)
+  if isinstance(error, TypeError) and (wrong := _wrong_field(error)):
+    return wrong
   return f'{type(error).__name__}: {error}.{_argument_meant(error, module)}'
+
+
+def _wrong_field(error: TypeError) -> str:
+  """What is wrong with a field of the part that could not check itself."""
+  for frame, _ in traceback.walk_tb(error.__traceback__):
+    part, where = frame.f_locals.get('self'), frame.f_code.co_name
+    if where == '__post_init__' and dataclasses.is_dataclass(part):
+      try:
+        for name, hint in fields_of(type(part)).items():
+          check(getattr(part, name), hint, f'{type(part).__name__}.{name}')
+      except ValueError as wrong:
+        return str(wrong)
+  return ''
 
 
 def _argument_meant(error: Exception, module: types.ModuleType) -> str:

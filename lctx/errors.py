@@ -45,6 +45,8 @@ def writable(workdir: str | os.PathLike) -> Path:
 
   Raises UserError where it cannot be made or written.
   """
+  if not os.fspath(workdir):
+    raise UserError('workdir is empty. Give --workdir the name of a folder.')
   if '://' in os.fspath(workdir):
     raise UserError(
       f'workdir = {str(workdir)!r} is in an object store, where lctx cannot '

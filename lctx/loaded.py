@@ -31,7 +31,7 @@ class Loaded:
   params: Params
   codec: data.Codec
   config: Config
-  step: int  # updates' worth of training behind `params`
+  step: int  # of training, at which `params` were saved
 
   def generate(
     self,

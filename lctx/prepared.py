@@ -43,7 +43,9 @@ class Run:
 def prepared(config: Config, folder: Path) -> Run:
   """Everything that can be wrong with a config is found here."""
   with checking():
+    configs.check_types(config)
     lanes, settings = config.data, config.train
+    _check_dropped(config.model)
     mesh = meshes.build(config.mesh)
     rules.check_rows(lanes.rows, mesh)
     check_runs(lanes.segments, settings.gradient_segments)
@@ -57,12 +59,22 @@ def prepared(config: Config, folder: Path) -> Run:
       for split in ('train', 'valid')
     )
     lanes.check(train)
+    _check_scorable(valid, config.checkpoint.metric)
     transform = config.optimizer.transform(settings.steps, model.axes())
     averaged = bool(settings.ema)
     abstract = abstract_state(model, transform, lanes.rows, mesh, averaged)
   return Run(
     config, folder, model, codec, train, valid, mesh, transform, abstract
   )
+
+
+def _check_dropped(model: Decoder) -> None:
+  if model.dropout.memory and not model.memory.length:
+    raise ValueError(
+      f'model.dropout.memory = {model.dropout.memory} drops a memory that is '
+      'not there: model.memory.length = 0. Set the first to 0, or give the '
+      'model a memory.'
+    )
 
 
 def _check_metric(metric: str) -> None:
@@ -73,6 +85,24 @@ def _check_metric(metric: str) -> None:
       f'checkpoint.metric = {metric!r} is not what a validation measures. '
       f'Choose one of {", ".join(known)}.'
     )
+
+
+def _check_scorable(valid: data.Store, metric: str) -> None:
+  """The first token of a document opens it; the others are predicted."""
+  counts = {
+    'token': len(valid.tokens) - valid.num_documents,
+    'byte': int(valid.num_bytes.sum()),
+    'character': int(valid.num_chars.sum()),
+    'word': int(valid.num_words.sum()),
+  }
+  needed = next((unit for unit in counts if unit in metric), 'token')
+  for unit in ('token', needed):
+    if counts[unit] <= 0:
+      raise ValueError(
+        f'The validation split of data.corpus has no {unit} to predict, and '
+        f'checkpoint.metric = {metric!r} needs some. Give it more text, or '
+        'split the corpus in another way.'
+      )
 
 
 def measures(name: str) -> bool:

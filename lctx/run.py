@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lctx import config as configs
 from lctx import data
 from lctx.checkpoint import CheckpointStore, compare
 from lctx.config import Config
-from lctx.errors import UserError, checking, writable
+from lctx.errors import RunError, UserError, checking, writable
 from lctx.evaluation import pictures, report
 from lctx.evaluation.measure import measure, perplexity
 from lctx.evaluation.report import Result
@@ -101,6 +102,12 @@ def evaluate(
     title,
     poll,
   )
+  if not math.isfinite(result.units.bits_per_token or 0.0):
+    raise RunError(
+      f'The model of step {loaded.step:,} in {folder} gives losses that are '
+      'not finite, so there is nothing to report. Evaluate another step with '
+      '--checkpoint, or train again with a lower optimizer.peak.'
+    )
   report.save_json(result, folder / 'eval.json')
   drawn = pictures.pictures(result, folder)
   drawn.append(_curve(folder))
@@ -111,10 +118,12 @@ def evaluate(
 
 def _check_same(config: Config, trained: Config) -> None:
   """Raises UserError for a change that would have no effect here."""
+  data_alike = dataclasses.replace(
+    config.data, corpus=trained.data.corpus, folder=trained.data.folder
+  )
+  alike = dataclasses.replace(config, eval=trained.eval, data=data_alike)
   for field in dataclasses.fields(Config):
-    if field.name in ('eval', 'data'):
-      continue
-    if getattr(config, field.name) != getattr(trained, field.name):
+    if getattr(alike, field.name) != getattr(trained, field.name):
       raise UserError(
         f'config.{field.name} differs from what was trained, which has no '
         'effect on an evaluation. Change config.eval, config.data.corpus and '
@@ -129,10 +138,9 @@ def _trained(run: Run, interrupt: Interrupt) -> bool:
   with CheckpointStore(checkpoints, config.checkpoint) as store:
     state, meta = _begun(run, store)
     start = int(state.step)
-    with (
-      open_metrics(config.log, run.folder, start, _as_json(config)) as metrics,
-      Progress(settings.steps, start) as progress,
-    ):
+    with checking():
+      metrics = open_metrics(config.log, run.folder, start, _as_json(config))
+    with metrics, Progress(settings.steps, start) as progress:
       after = _Hooks(run, store, metrics, progress, interrupt)
       after.validate.recall(meta)
       after.catch_up(state)

@@ -160,7 +160,9 @@ def random_config(rng) -> dict:
   def pick(*options):
     return options[rng.integers(len(options))]
 
-  d_model, div_val = pick(6, 10, 16, 18), pick(1, 2, 4)
+  attn_type = pick(0, 0, 1)  # sinusoids, of type 0, take an even width
+  d_model = pick(5, 9, 10, 17) if attn_type else pick(6, 10, 16, 18)
+  div_val = pick(1, 2, 4)
   d_embed = pick(None, d_model, 5, 8, 17)
   sizes = [pick(3, 4, 7) for _ in range(pick(0, 0, 1, 2, 3))]
   while (d_embed or d_model) < div_val ** len(sizes):
@@ -181,7 +183,7 @@ def random_config(rng) -> dict:
     'tie_projs': [pick(False, True) for _ in range(len(sizes) + 1)],
     'pre_lnorm': pick(False, True),
     'cutoffs': [int(end) for end in np.cumsum(sizes)],
-    'attn_type': pick(0, 0, 1),
+    'attn_type': attn_type,
     'tgt_len': pick(1, 3, 5),
     'mem_len': pick(1, 2, 4, 7, 11) if same_length else pick(0, 1, 3, 7, 11),
     'train_tgt_len': pick(3, 4),

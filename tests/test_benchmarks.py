@@ -145,6 +145,12 @@ def test_without_a_gpu_its_benchmark_says_so_in_one_line(tmp_path):
   assert 'Traceback' not in done.stderr
 
 
+def test_a_missing_config_is_named(tmp_path):
+  done = run('train_step', f'--config={tmp_path / "none.py"}')
+  assert done.returncode == 2 and 'none.py' in done.stderr
+  assert 'is not a file' in done.stderr and 'Traceback' not in done.stderr
+
+
 def test_without_pytorch_the_comparison_with_it_says_what_to_install():
   hidden = 'import sys; sys.modules["torch"] = None; import runpy; '
   program = 'runpy.run_module("benchmarks.huggingface", run_name="__main__")'

@@ -376,6 +376,16 @@ def test_a_checkpoint_can_be_taken_back(tmp_path):
     assert store.restore(abstract(make_state())).step == 1
 
 
+def test_a_best_checkpoint_that_loses_its_rank_is_named(tmp_path, caplog):
+  with store_in(tmp_path) as store:
+    store.save(1, make_state(1), {}, {'bits_per_token': 1.0})
+    store.save(2, make_state(2), {}, {'bits_per_token': 2.0})
+  flip_a_byte(tmp_path / '1' / 'meta' / 'metadata')
+  with store_in(tmp_path) as store:
+    assert store.best_step == 2
+  assert f'{tmp_path / "1"} has no rank' in caplog.text
+
+
 def test_without_a_metric_nothing_is_best(tmp_path):
   assert fill(tmp_path, [1, 2, 3], keep_last=1) == [2, 3]
   with store_in(tmp_path) as store:

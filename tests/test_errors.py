@@ -37,6 +37,12 @@ def train(tmp_path):
   (tmp_path / 'latin.txt').write_bytes(b'plain\n' * 20 + b'caf\xe9\n' * 20)
   (tmp_path / 'small.py').write_text(CONFIG.replace('TEXT', str(text)))
   (tmp_path / 'broken.py').write_text(CONFIG + '\nrows = eight\n')
+  typed = (tmp_path / 'small.py').read_text().replace('rows=2', "rows='2'")
+  (tmp_path / 'typed.py').write_text(typed)
+  (tmp_path / 'logged' / 'metrics.jsonl').mkdir(parents=True)
+  (tmp_path / 'named').mkdir()
+  for split, content in NAMED.items():
+    (tmp_path / 'named' / f'{split}.txt').write_text(content)
 
   def run(*arguments, program='train.py'):
     filled = [argument.replace('TMP', str(tmp_path)) for argument in arguments]
@@ -52,6 +58,7 @@ def train(tmp_path):
   return run
 
 
+NAMED = {'train': 'a text\n' * 99, 'valid': '\n' * 9, 'test': 'a text\n' * 9}
 SMALL, WORKDIR = '--config=TMP/small.py', '--workdir=TMP/run'
 
 MISTAKES = {
@@ -114,6 +121,39 @@ MISTAKES = {
     ['--workdri', 'Did you mean --workdir?'],
   ),
   'no workdir': ([SMALL], ['--workdir=... is missing']),
+  'an empty workdir': ([SMALL, '--workdir='], ['--workdir=... is missing']),
+  'an empty config': (['--config=', WORKDIR], ['--config']),
+  'a package that is missing': (
+    [SMALL, WORKDIR, '--config.log.wandb=project'],
+    ['log.wandb', "'lctx[wandb]'"],
+  ),
+  'a log that cannot be written': (
+    [SMALL, '--workdir=TMP/logged'],
+    ['metrics.jsonl'],
+  ),
+  'a wrong type in a config file': (
+    ['--config=TMP/typed.py', WORKDIR],
+    ['typed.py, line', "Lanes.rows = '2'", 'an int'],
+  ),
+  'memory dropped where there is none': (
+    [
+      SMALL,
+      WORKDIR,
+      '--config.model.memory.length=0',
+      '--config.model.dropout.memory=0.25',
+    ],
+    ['model.dropout.memory = 0.25', 'model.memory.length = 0'],
+  ),
+  'nothing to predict in validation': (
+    [
+      SMALL,
+      WORKDIR,
+      '--config.data.corpus.path=TMP/named',
+      '--config.data.corpus.split=byname',
+      '--config.data.tokenizer=publishedbytes',
+    ],
+    ['validation split', 'checkpoint.metric'],
+  ),
 }
 
 
@@ -133,6 +173,20 @@ def test_evaluation_refuses_what_training_decided(train, tmp_path):
   save(load(path), tmp_path)
   done = train('--workdir=TMP', '--config.seed=3', program='eval.py')
   assert_one_paragraph(done, ['--config.seed', '--config.eval'])
+
+
+def test_evaluation_names_its_own_fields(train, tmp_path):
+  save(load(str(tmp_path / 'small.py')), tmp_path)
+  for flag in ('--config.eval.memory=-1', '--config.eval.same_length=true'):
+    more = ['--config.eval.memory=0'] if 'same' in flag else []
+    done = train('--workdir=TMP', flag, *more, program='eval.py')
+    assert_one_paragraph(done, [flag[9:].split('=')[0]])
+
+
+def test_a_config_that_is_no_config_is_damaged(train, tmp_path):
+  (tmp_path / 'config.json').write_text('[]')
+  done = train('--workdir=TMP', program='eval.py')
+  assert_one_paragraph(done, ['config.json is damaged'])
 
 
 def assert_one_paragraph(done, words):

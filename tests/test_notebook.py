@@ -1,6 +1,9 @@
 """The notebook runs from top to bottom, and is stored without outputs."""
 
+import importlib.metadata
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -39,6 +42,30 @@ def test_it_is_stored_without_outputs(notebook):
   for cell in notebook.cells:
     assert not cell.get('outputs') and not cell.get('execution_count')
   assert FILE.stat().st_size < 200_000
+
+
+@pytest.mark.parametrize('installed', [True, False])
+def test_it_installs_where_lctx_is_not_installed(
+  notebook, installed, monkeypatch
+):
+  """However much of it can be imported from the folder it stands in."""
+  cell = next(c for c in notebook.cells if 'REPOSITORY' in c.source)
+  commands = []
+
+  def version(name):
+    if not installed:
+      raise importlib.metadata.PackageNotFoundError(name)
+    return '1'
+
+  monkeypatch.setattr(importlib.metadata, 'version', version)
+  monkeypatch.setattr(subprocess, 'run', lambda x, **_: commands.append(x))
+  monkeypatch.setattr(sys, 'path', [*sys.path])
+  monkeypatch.chdir(FILE.parent)
+  exec(cell.source, {})
+  assert Path.cwd() == ROOT
+  assert [command[1:4] for command in commands] == (
+    [] if installed else [['-m', 'pip', 'install']]
+  )
 
 
 def test_it_trains_stops_goes_on_compares_and_writes(output, notebook):

@@ -111,7 +111,7 @@ def test_the_published_models_have_the_published_number_of_parameters(name):
   'fields, words',
   [
     ({'num_heads': 3}, r'model\.stack\.num_heads = 3 does not divide'),
-    ({'width': 15}, r'model\.embed\.width = 15 must be even'),
+    ({'width': 15, 'num_heads': 3}, r'model\.embed\.width = 15 must be even'),
     ({'memory_length': -1}, r'model\.memory\.length = -1'),
     ({'dropout': 1.0}, r'model\.dropout\.hidden = 1\.0'),
     ({'cutoffs': (9, 9)}, r'model\.embed\.cutoffs = \(9, 9\) must rise'),

@@ -14,6 +14,7 @@ import pytest
 
 import lctx
 from lctx.checkpoint import CheckpointStore
+from lctx.errors import RunError
 from lctx.run import prepared
 
 ROOT = Path(__file__).parent.parent
@@ -191,6 +192,45 @@ def test_patience_ends_a_run_and_the_best_and_latest_are_kept(stopped_early):
   assert lctx.load(folder).step == best
   assert lctx.load(folder, checkpoint='latest').step == last
   assert f'Step {best:,},' in result.title
+
+
+def test_an_evaluation_leaves_no_picture_of_another(stopped_early, tmp_path):
+  _, folder, _ = stopped_early
+  copy = Path(shutil.copytree(folder, tmp_path / 'copy'))
+  (copy / 'gain_by_distance.png').write_bytes(b'of another evaluation')
+  lctx.evaluate(copy)
+  assert (copy / 'loss_by_distance.png').is_file()
+  assert not (copy / 'gain_by_distance.png').exists()
+
+
+def test_losses_that_are_not_finite_are_no_evaluation(
+  stopped_early, tmp_path, monkeypatch
+):
+  _, folder, _ = stopped_early
+  copy = Path(shutil.copytree(folder, tmp_path / 'copy'))
+  before = (copy / 'eval.json').read_bytes()
+  loaded = lctx.load(copy)
+  broken = jax.tree.map(lambda x: x * np.nan, loaded.params)
+  broken = dataclasses.replace(loaded, params=broken)
+  monkeypatch.setattr('lctx.run.load', lambda *_, **__: broken)
+  with pytest.raises(RunError, match=f'step {loaded.step} .*not finite'):
+    lctx.evaluate(copy)
+  assert (copy / 'eval.json').read_bytes() == before
+
+
+@pytest.mark.parametrize('field', ['rows', 'segments'])
+def test_an_evaluation_refuses_what_has_no_effect_on_it(stopped_early, field):
+  config, folder, _ = stopped_early
+  with pytest.raises(lctx.UserError, match=r'config\.data differs'):
+    lctx.evaluate(folder, config=change(config, data={field: 16}))
+
+
+def test_a_config_of_wrong_types_is_refused_by_name(config, tmp_path):
+  wrong = change(config, train={'steps': 2.5})
+  with pytest.raises(lctx.UserError, match=r'train\.steps = 2\.5'):
+    lctx.train(wrong, tmp_path)
+  with pytest.raises(lctx.UserError, match='A lctx Config is needed'):
+    lctx.train('configs/quickstart.py', tmp_path)
 
 
 def test_a_run_that_ended_early_does_not_train_on(stopped_early, tmp_path):

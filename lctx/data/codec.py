@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 
 FILE = 'tokenizer.json'
 NO_NAME = 'the given text'  # of text that is no document
+_SAVED = {'kind', 'source', 'hash', 'state'}
 
 
 class Codec:
@@ -100,7 +101,10 @@ def read_saved(folder: str | Path) -> dict | None:
   if not path.exists():
     return None
   try:
-    return json.loads(path.read_bytes())
+    saved = json.loads(path.read_bytes())
+    if not isinstance(saved, dict) or not set(saved) >= _SAVED:
+      raise ValueError(f'it has not all of {", ".join(sorted(_SAVED))}')
+    return saved
   except ValueError as error:
     raise ValueError(
       f'the tokenizer in {path} is damaged ({error}). Delete the file to make '

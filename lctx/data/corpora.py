@@ -2,7 +2,7 @@
 
 A corpus has two methods. `documents(split)` yields the documents of 'train',
 'valid' or 'test', each with at least one byte. `fingerprint()` is a hash that
-changes when they do; it is cheap, and it raises what is wrong with the source.
+changes when they do; it reads them all, and raises what is wrong with them.
 """
 
 import dataclasses

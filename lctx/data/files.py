@@ -3,8 +3,10 @@
 import bz2
 import contextlib
 import dataclasses
+import functools
 import gzip
 import hashlib
+import logging
 import lzma
 import zipfile
 import zlib
@@ -16,7 +18,8 @@ from lctx.data.documents import BLOCK, Document
 
 PACKED = ('.gz', '.bz2', '.xz', '.zst')
 ARCHIVE = '.zip'
-_HASHED = 1 << 26  # bytes: larger files are known by size and time
+_SLOW = 1 << 30  # bytes that take so long to hash that it is said
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,23 +75,29 @@ def reading(name: str):
 def fingerprint(files: list[File]) -> str:
   """Changes when a name or the contents of a file change.
 
-  Content decides below 64 MiB, size and time of change above.
+  Contents decide, never times: a copy of a text is the same text.
   """
   total = hashlib.sha256()
   for file in files:
     total.update(file.name.encode() + b'\0')
     with reading(file.name):
-      stat = file.path.stat()
-      if stat.st_size > _HASHED:
-        total.update(f'{stat.st_size} {stat.st_mtime_ns}'.encode())
-      elif file.path.suffix.lower() == ARCHIVE:
+      if file.path.suffix.lower() == ARCHIVE:
         with zipfile.ZipFile(file.path) as archive:
           info = archive.getinfo(file.member)
         total.update(f'{info.CRC} {info.file_size}'.encode())
       else:
-        with open(file.path, 'rb') as stream:
-          total.update(hashlib.file_digest(stream, 'sha256').digest())
+        stat = file.path.stat()
+        total.update(_hashed(file.path, stat.st_size, stat.st_mtime_ns))
   return total.hexdigest()
+
+
+@functools.lru_cache(maxsize=100_000)
+def _hashed(path: Path, size: int, changed: int) -> bytes:
+  """Of the contents, read once in a program unless size or time change."""
+  if size > _SLOW:
+    _log.info('hashing %s (%.1f GB)', path, size / 1e9)
+  with open(path, 'rb') as stream:
+    return hashlib.file_digest(stream, 'sha256').digest()
 
 
 def _stream_blocks(stream: BinaryIO) -> Iterator[bytes]:

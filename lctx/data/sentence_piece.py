@@ -60,10 +60,15 @@ class SentencePiece:
         f'and 256 bytes come first, so {_SMALLEST} is the least. Use more, or '
         'data.tokenizer=bytes.'
       )
-    if not (0 < self.coverage <= 1 and self.sample > 0):
+    if not (0.98 <= self.coverage <= 1 and self.sample > 0):
       raise ValueError(
-        f'data.tokenizer.coverage={self.coverage} must be above 0 and at most '
-        f'1, and data.tokenizer.sample={self.sample} a number of bytes above 0.'
+        f'data.tokenizer.coverage={self.coverage} must be from 0.98 to 1, and '
+        f'data.tokenizer.sample={self.sample} a number of bytes above 0.'
+      )
+    if self.path and dataclasses.replace(self, path='') != SentencePiece():
+      raise ValueError(
+        f'data.tokenizer.path={self.path} is a ready model, so vocab_size, '
+        'model, coverage and sample have no effect. Unset them or the path.'
       )
 
   def fit(self, corpus: Corpus, folder: str | Path) -> Codec:
@@ -103,8 +108,7 @@ class SentencePiece:
     if few := re.search(r'smaller than required_chars\. \d+ vs (\d+)', message):
       return (
         f'{field} is too small: the marks, the bytes and the characters of '
-        f'this corpus need at least {few[1]}. Use that or more, or a lower '
-        'data.tokenizer.coverage (the rest falls to bytes).'
+        f'this corpus need at least {few[1]}. Use that or more.'
       )
     if many := re.search(r'value <= (\d+)', message):
       return (

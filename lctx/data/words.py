@@ -68,7 +68,8 @@ class Words:
     common = counts.most_common(self.max_size)
     kept = [word for word, count in common if count >= self.min_count]
     words = [self.mark, *(word for word in kept if word != self.mark)]
-    if len(kept) < len(counts) and self.unknown not in words:
+    rare = self.min_count > 1 or self.max_size is not None
+    if rare and self.unknown not in words:
       words.append(self.unknown)
     return self._codec(words)
 
@@ -127,9 +128,8 @@ class WordCodec(Codec):
       raise ValueError(
         f'data.tokenizer does not know the word {word!r}, met in {name} in the '
         f'line at byte {before}, and {self._unknown} is not in its vocabulary. '
-        f'Set data.tokenizer.min_count=2, so that rare words train '
-        f"{self._unknown}, or put data.tokenizer.unknown to the corpus's own "
-        'name for it.'
+        f'Set data.tokenizer.min_count=2, which adds it and lets rare words '
+        "train it, or put data.tokenizer.unknown to the corpus's own name."
       )
     return [self._ids.get(word, self._ids[self._unknown]) for word in words]
 

@@ -54,6 +54,8 @@ def pictures(result: Result, folder: str | Path) -> list[Path]:
   """
   comparison, folder, drawn = result.comparison, Path(folder), []
   folder.mkdir(parents=True, exist_ok=True)
+  for name in ('loss_by_distance.png', 'gain_by_distance.png'):
+    (folder / name).unlink(missing_ok=True)  # of an evaluation before this
   segment = comparison.segment if comparison else None
   start = _DWARFING if segment is None else segment // 4
   if seen := [s for s in result.positions if s.first >= start]:

@@ -49,10 +49,16 @@ class Evaluation:
         f"eval.split = {self.split!r} is no split. Use 'train', 'valid' or "
         "'test'."
       )
-    for name in ('segment', 'clamp', 'rows', 'tokens'):
+    least = {'segment': 1, 'memory': 0, 'clamp': 1, 'rows': 1, 'tokens': 1}
+    for name, lowest in least.items():
       value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f'eval.{name} = {value} must be at least 1.')
+      if value is not None and value < lowest:
+        raise ValueError(f'eval.{name} = {value} must be at least {lowest}.')
+    if self.same_length and self.memory == 0:
+      raise ValueError(
+        'eval.same_length = true lets every query see eval.memory keys, but '
+        'that is 0. Give it at least 1, or set eval.same_length=false.'
+      )
 
   def model(self, model: Decoder) -> Decoder:
     """The model with the memory and clamp of this evaluation.

@@ -4,6 +4,7 @@ Run: python -m lctx.generation --workdir=DIR --prompt='Once upon a time'
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from lctx import command
 from lctx.data.codec import Codec
 from lctx.errors import UserError, checking
 from lctx.generation.sampling import Sampling
-from lctx.generation.text import spell
+from lctx.generation.text import show_each, spell
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'folder of a trained model')
 CHECKPOINT = flags.DEFINE_string(
@@ -28,7 +29,7 @@ PROMPT_FILE = flags.DEFINE_multi_string(
   'prompt_file', [], 'file whose text is a prompt; may be repeated'
 )
 MAX_NEW_TOKENS = flags.DEFINE_integer(
-  'max_new_tokens', 200, 'how many tokens to write'
+  'max_new_tokens', 200, 'how many tokens to write; 0: until it is stopped'
 )
 TEMPERATURE = flags.DEFINE_float(
   'temperature', 1.0, 'below 1 is safer, above bolder; 0: the likeliest token'
@@ -65,31 +66,24 @@ def main(overrides: command.Overrides) -> None:
   loaded = lctx.load(WORKDIR.value, checkpoint=CHECKPOINT.value)
   with checking():
     tokens = loaded.stream(
-      prompts, MAX_NEW_TOKENS.value, sampling=sampling, seed=SEED.value
+      prompts, MAX_NEW_TOKENS.value or None, sampling=sampling, seed=SEED.value
     )
-  if len(prompts) == 1:
-    _show_as_it_comes(loaded.codec, tokens)
-  else:
-    _show_each(loaded.codec, prompts, tokens)
+  try:
+    if len(prompts) == 1:
+      _show_as_it_comes(loaded.codec, tokens)
+    else:
+      show_each(loaded.codec, prompts, tokens)
+  except KeyboardInterrupt:
+    print()
+    sys.exit(130)
+  except BrokenPipeError:  # whoever reads has had enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_as_it_comes(codec: Codec, tokens: Iterator[np.ndarray]) -> None:
   for text in spell(codec, (token for (token,) in tokens)):
     print(text, end='', flush=True)
   print()
-
-
-def _show_each(
-  codec: Codec, prompts: list[bytes], tokens: Iterator[np.ndarray]
-) -> None:
-  rows = np.stack(list(tokens), axis=1)
-  for prompt, row in zip(prompts, rows):
-    print(f'--- {_shortened(prompt)}\n{"".join(spell(codec, row))}')
-
-
-def _shortened(prompt: bytes, length: int = 70) -> str:
-  text = ' '.join(prompt.decode('utf-8', 'replace').split())
-  return text if len(text) <= length else f'... {text[-length:]}'
 
 
 if __name__ == '__main__':

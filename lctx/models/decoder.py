@@ -38,6 +38,7 @@ class Decoder(nn.Module):
 
   def __post_init__(self):
     self.stack.head_width_of(self.embed.width)
+    self.position.check_width(self.embed.width)
     super().__post_init__()
 
   def setup(self):

@@ -34,11 +34,8 @@ class Embedding:
   tie_projections: tuple[bool, ...] = ()
 
   def __post_init__(self):
-    if self.width < 2 or self.width % 2:
-      raise ValueError(
-        f'model.embed.width = {self.width} must be even and at least 2: half '
-        'of it are sines, half cosines.'
-      )
+    if self.width < 1:
+      raise ValueError(f'model.embed.width = {self.width} must be at least 1.')
     if self.vocab is not None:
       self._check_cutoffs()
     if self.embed_width is not None and self.embed_width < 1:

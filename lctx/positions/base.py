@@ -42,6 +42,9 @@ class Position:
   `param(name, shape, axes)`.
   """
 
+  def check_width(self, width: int) -> None:
+    """Raises ValueError where it cannot serve a model of this width."""
+
   def once(self, param: Callable, sizes: Sizes, drop: Callable) -> Any:
     """What every layer shares; owned by the stack. `drop` is its dropout."""
     return None

@@ -33,6 +33,14 @@ class RelativeXL(Position):
   def __post_init__(self):
     check_clamp(self)
 
+  def check_width(self, width):
+    if width % 2:
+      raise ValueError(
+        f'model.embed.width = {width} must be even for model.position = '
+        'relativexl: half of it are sines, half cosines. Change the width, or '
+        'use model.position=learnedrelative.'
+      )
+
   def once(self, param, sizes, drop):
     rows = sizes.distances
     if self.clamp is not None:

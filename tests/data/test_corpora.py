@@ -85,6 +85,23 @@ def test_a_fingerprint_follows_contents_and_not_the_place(tmp_path):
   assert one.fingerprint() != Text(one.path, ByBytes()).fingerprint()
 
 
+def test_a_copy_of_a_large_text_is_the_same_text(tmp_path):
+  """Whatever its size (this one would take no room on disk) and its time."""
+  prints = []
+  for name, changed in (('one', 1), ('two', 2)):
+    (tmp_path / name).mkdir()
+    path = tmp_path / name / 'a.txt'
+    with open(path, 'wb') as file:
+      file.truncate(100 << 20)
+    os.utime(path, (changed, changed))
+    prints.append(Text(str(path)).fingerprint())
+  assert prints[0] == prints[1]
+  with open(path, 'r+b') as file:
+    file.write(b'x')
+  os.utime(path, (3, 3))
+  assert Text(str(path)).fingerprint() != prints[1]
+
+
 def test_the_standard_library_is_every_module_once_without_tests():
   splits = [list(read(Stdlib(), split)) for split in SPLITS]
   assert all(names == sorted(names) for names in splits)

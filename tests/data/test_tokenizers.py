@@ -192,7 +192,8 @@ def test_a_ready_model_is_read_and_its_changes_are_told(
   [
     (lambda c, f: SentencePiece(258), 'vocab_size=258 is too small.*259'),
     (lambda c, f: SentencePiece(model='char'), 'data.tokenizer.model'),
-    (lambda c, f: SentencePiece(coverage=0), 'data.tokenizer.coverage'),
+    (lambda c, f: SentencePiece(coverage=0.9), 'data.tokenizer.coverage'),
+    (lambda c, f: SentencePiece(300, path='no'), 'vocab_size.*no effect'),
     (lambda c, f: SentencePiece(262).fit(c, f), 'vocab_size=262 .*too small'),
     (lambda c, f: SentencePiece(9999).fit(c, f), 'vocab_size=9999 .*too large'),
     (lambda c, f: SentencePiece(path='no').fit(c, f), 'data.tokenizer.path=no'),
@@ -226,3 +227,18 @@ def test_sampling_trains_on_every_kth_line(prose, tmp_path):
   whole = SentencePiece(280, 'bpe').fit(prose, tmp_path / 'a')
   part = SentencePiece(280, 'bpe', sample=3000).fit(prose, tmp_path / 'b')
   assert whole.hash != part.hash
+
+
+@pytest.mark.parametrize('content', ['{}', '3', '{"kind": "bytes"}', 'x'])
+def test_a_damaged_tokenizer_names_its_file(tmp_path, content):
+  (tmp_path / 'tokenizer.json').write_text(content)
+  with pytest.raises(ValueError, match=r'tokenizer\.json is damaged'):
+    load_codec(tmp_path)
+
+
+def test_unknown_words_have_an_id_where_rare_ones_are_left_out(tmp_path):
+  """Also where the training text happens to have no rare word."""
+  text = tmp_path / 'text'
+  text.write_text('a b a b\n' * 9)
+  codec = Words(min_count=2).fit(Text(str(text)), tmp_path)
+  assert codec.decode(codec.encode('a c')) == b'a <unk> '
