@@ -33,7 +33,7 @@ class PublishedBytes:
   newlines: bool = False
 
   def fit(self, corpus: Corpus, folder: str | Path) -> Codec:
-    source = digest(repr(self), corpus.fingerprint())
+    source = digest(repr(self), corpus.fingerprint(folder))
     return fitted(folder, source, ByteCodec, lambda: self._count(corpus))
 
   def _count(self, corpus: Corpus) -> 'ByteCodec':

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol, Self
@@ -12,6 +11,7 @@ import numpy as np
 
 from lctx.data.corpora import Corpus
 from lctx.data.documents import digest
+from lctx.data.files import write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -120,17 +120,6 @@ def _keep(path: Path, old_hash: str) -> None:
     'before is kept as %s',
     kept,
   )
-
-
-def write_whole(path: Path, data: bytes) -> None:
-  """Writes a file that readers see complete or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.partial')
-  try:
-    partial.write_bytes(data)
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
 
 
 def as_text(line: bytes, before: int, name: str) -> str:

@@ -1,8 +1,9 @@
 """Where text comes from: files, and Python's own standard library.
 
 A corpus has two methods. `documents(split)` yields the documents of 'train',
-'valid' or 'test', each with at least one byte. `fingerprint()` is a hash that
-changes when they do; it reads them all, and raises what is wrong with them.
+'valid' or 'test', each with at least one byte. `fingerprint(folder)` is a
+hash that changes when they do. It raises what is wrong with the source, and
+remembers in the folder, if one is given, what would take long to hash again.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ class Corpus(Protocol):
 
   def documents(self, split: str) -> Iterator[Document]: ...
 
-  def fingerprint(self) -> str: ...
+  def fingerprint(self, folder: str | Path | None = None) -> str: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +57,9 @@ class Text:
       rule = ByDocument() if len(documents) > 2 else ByBytes()
     return rule.documents(documents, split)
 
-  def fingerprint(self) -> str:
+  def fingerprint(self, folder: str | Path | None = None) -> str:
     files = find_files(self.path)
-    return digest('text', fingerprint(files), repr(self.split))
+    return digest('text', fingerprint(files, folder), repr(self.split))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,9 @@ class Stdlib:
     documents = drop_empty([f.document() for f in _modules()], 'stdlib', split)
     return self.split.documents(documents, split)
 
-  def fingerprint(self) -> str:
-    return digest('stdlib', fingerprint(_modules()), repr(self.split))
+  def fingerprint(self, folder: str | Path | None = None) -> str:
+    found = fingerprint(_modules(), folder)
+    return digest('stdlib', found, repr(self.split))
 
 
 def drop_empty(

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from lctx.data.documents import Document, digest
 
@@ -61,7 +62,7 @@ class Tfds:
       return iter([Document(f'{builder.info.full_name}/{wanted}', blocks)])
     return self._each(builder, source, wanted)
 
-  def fingerprint(self) -> str:
+  def fingerprint(self, folder: str | Path | None = None) -> str:
     info = self._builder().info
     shards = [(n, s.shard_lengths, s.num_bytes) for n, s in info.splits.items()]
     return digest(

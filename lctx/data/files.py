@@ -3,11 +3,13 @@
 import bz2
 import contextlib
 import dataclasses
-import functools
 import gzip
 import hashlib
+import json
 import logging
 import lzma
+import os
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,10 +18,11 @@ from typing import BinaryIO
 
 from lctx.data.documents import BLOCK, Document
 
+_log = logging.getLogger(__name__)
+
 PACKED = ('.gz', '.bz2', '.xz', '.zst')
 ARCHIVE = '.zip'
-_SLOW = 1 << 30  # bytes that take so long to hash that it is said
-_log = logging.getLogger(__name__)
+_LARGE = 1 << 26  # bytes: the hash of such a file is remembered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +75,10 @@ def reading(name: str):
     ) from error
 
 
-def fingerprint(files: list[File]) -> str:
-  """Changes when a name or the contents of a file change.
+def fingerprint(files: list[File], folder: str | Path | None = None) -> str:
+  """Changes when a name or the contents of a file change, and only then.
 
-  Contents decide, never times: a copy of a text is the same text.
+  `folder` is where the hashes of large files are remembered.
   """
   total = hashlib.sha256()
   for file in files:
@@ -86,18 +89,56 @@ def fingerprint(files: list[File]) -> str:
           info = archive.getinfo(file.member)
         total.update(f'{info.CRC} {info.file_size}'.encode())
       else:
-        stat = file.path.stat()
-        total.update(_hashed(file.path, stat.st_size, stat.st_mtime_ns))
+        total.update(_hash(file.path, folder))
   return total.hexdigest()
 
 
-@functools.lru_cache(maxsize=100_000)
-def _hashed(path: Path, size: int, changed: int) -> bytes:
-  """Of the contents, read once in a program unless size or time change."""
-  if size > _SLOW:
-    _log.info('hashing %s (%.1f GB)', path, size / 1e9)
+def _hash(path: Path, folder: str | Path | None) -> bytes:
+  """sha256 of a file; a large one is read again only when it has changed."""
+  stat = path.stat()
+  if folder is None or stat.st_size < _LARGE:
+    return _read_hash(path)
+  memory, name = Path(folder) / 'hashes.json', str(path.absolute())
+  known, state = _remembered(memory), [stat.st_size, stat.st_mtime_ns]
+  if known.get(name, [])[:2] != state:
+    _log.info('hashing %s, %s bytes', path, f'{stat.st_size:,}')
+    known[name] = [*state, _read_hash(path).hex()]
+    _remember(memory, known)
+  return bytes.fromhex(known[name][2])
+
+
+def _read_hash(path: Path) -> bytes:
   with open(path, 'rb') as stream:
     return hashlib.file_digest(stream, 'sha256').digest()
+
+
+def _remembered(memory: Path) -> dict[str, list]:
+  """Size, time of change and hash of files, by path."""
+  if not memory.is_file():
+    return {}
+  try:
+    return dict(json.loads(memory.read_bytes()))
+  except (OSError, ValueError, TypeError) as error:
+    _log.warning('%s cannot be read (%s): it is made anew', memory, error)
+    return {}
+
+
+def _remember(memory: Path, known: dict[str, list]) -> None:
+  try:
+    write_whole(memory, json.dumps(known).encode())
+  except OSError as error:
+    _log.info('%s cannot be written (%s): hashed at each start', memory, error)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+  """Writes a file that readers see complete or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.partial')
+  try:
+    partial.write_bytes(data)
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
 
 
 def _stream_blocks(stream: BinaryIO) -> Iterator[bytes]:

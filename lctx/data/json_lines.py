@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from lctx.data.documents import Document, digest
 from lctx.data.files import File, fingerprint
@@ -30,9 +31,10 @@ class JsonLines:
     files = find_files(self.path, _SUFFIXES)
     return self.split.documents(_Documents(self, tuple(files)), split)
 
-  def fingerprint(self) -> str:
+  def fingerprint(self, folder: str | Path | None = None) -> str:
     files = find_files(self.path, _SUFFIXES)
-    return digest('json', fingerprint(files), self.field, repr(self.split))
+    found = fingerprint(files, folder)
+    return digest('json', found, self.field, repr(self.split))
 
 
 @dataclasses.dataclass(frozen=True)

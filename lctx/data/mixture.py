@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 from lctx.data.corpora import Stdlib, Text
 from lctx.data.datasets import Tfds
@@ -42,9 +43,9 @@ class Mixture:
       for document in part.documents(split)
     )
 
-  def fingerprint(self) -> str:
+  def fingerprint(self, folder: str | Path | None = None) -> str:
     self._check()
-    parts = [part.fingerprint() for part in self.parts]
+    parts = [part.fingerprint(folder) for part in self.parts]
     return digest('mixture', *parts, repr(self.weights))
 
   def _interleaved(self) -> Iterator[Document]:

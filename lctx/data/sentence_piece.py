@@ -76,7 +76,7 @@ class SentencePiece:
       model = _read(self.path)
       source = digest('ready', model)
       return fitted(folder, source, PieceCodec, lambda: _open(model, self.path))
-    source = digest(repr(self), corpus.fingerprint())
+    source = digest(repr(self), corpus.fingerprint(folder))
     return fitted(folder, source, PieceCodec, lambda: self._train(corpus))
 
   def _train(self, corpus: Corpus) -> PieceCodec:

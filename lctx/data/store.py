@@ -69,7 +69,7 @@ def open_store(
   Raises: ValueError for what is wrong with the corpus or its text.
   """
   assert split in SPLITS, split
-  source = corpus.fingerprint()
+  source = corpus.fingerprint(folder)
   key = digest(_FORMAT, source, codec.hash, split)
   home = Path(folder) / f'{split}-{key[:16]}'
   if not _is_whole(home):

@@ -46,7 +46,9 @@ class Words:
       )
 
   def fit(self, corpus: Corpus, folder: str | Path) -> Codec:
-    origin = digest(_read(self.path)) if self.path else corpus.fingerprint()
+    origin = (
+      digest(_read(self.path)) if self.path else corpus.fingerprint(folder)
+    )
     make = self._load if self.path else lambda: self._count(corpus)
     return fitted(folder, digest(repr(self), origin), WordCodec, make)
 

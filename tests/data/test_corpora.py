@@ -9,7 +9,15 @@ import zipfile
 
 import pytest
 
-from lctx.data import ByBytes, ByDocument, ByName, JsonLines, Stdlib, Text
+from lctx.data import (
+  ByBytes,
+  ByDocument,
+  ByName,
+  JsonLines,
+  Stdlib,
+  Text,
+  files,
+)
 
 SPLITS = ('train', 'valid', 'test')
 BY_NAME = ByName(valid='never', test='never')
@@ -100,6 +108,35 @@ def test_a_copy_of_a_large_text_is_the_same_text(tmp_path):
     file.write(b'x')
   os.utime(path, (3, 3))
   assert Text(str(path)).fingerprint() != prints[1]
+
+
+def test_a_large_file_is_hashed_again_only_when_it_changes(
+  tmp_path, monkeypatch, caplog
+):
+  monkeypatch.setattr(files, '_LARGE', 5)
+  path, memory = tmp_path / 'a.txt', tmp_path / 'data'
+  path.write_text('a long text')
+  corpus = Text(str(path))
+  wanted = corpus.fingerprint()
+  assert corpus.fingerprint(memory) == wanted
+  with monkeypatch.context() as patch:
+    patch.setattr(files, '_read_hash', None)
+    assert corpus.fingerprint(memory) == wanted
+  path.write_text('another text')
+  changed = corpus.fingerprint(memory)
+  assert changed == corpus.fingerprint() != wanted
+  (memory / 'hashes.json').write_text('{"')
+  assert corpus.fingerprint(memory) == changed
+  assert 'hashes.json cannot be read' in caplog.text
+
+
+def test_hashes_that_cannot_be_remembered_are_made_each_time(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(files, '_LARGE', 5)
+  (tmp_path / 'a.txt').write_text('a long text')
+  corpus = Text(str(tmp_path / 'a.txt'))
+  assert corpus.fingerprint(tmp_path / 'a.txt') == corpus.fingerprint()
 
 
 def test_the_standard_library_is_every_module_once_without_tests():
