@@ -1,8 +1,6 @@
 """Everything about a run that can be known before anything compiles."""
 
 import dataclasses
-import shutil
-import tempfile
 from pathlib import Path
 
 import jax
@@ -112,15 +110,10 @@ def measures(name: str) -> bool:
 
 def _fitted(lanes: data.Lanes, folder: Path) -> data.Codec:
   """The tokenizer of the run; one that checkpoints rest on is not replaced."""
-  saved = folder / 'tokenizer.json'
-  if not saved.is_file() or not any((folder / 'checkpoints').glob('[0-9]*')):
-    return lanes.tokenizer.fit(lanes.corpus, folder)
-  with tempfile.TemporaryDirectory(dir=folder) as trial:
-    shutil.copy(saved, trial)
-    codec = lanes.tokenizer.fit(lanes.corpus, trial)
-  compare(
-    {'tokenizer': data.load_codec(folder).hash}, {'tokenizer': codec.hash}
-  )
+  replace = not any((folder / 'checkpoints').glob('[0-9]*'))
+  codec = lanes.tokenizer.fit(lanes.corpus, folder, replace=replace)
+  saved = data.load_codec(folder)
+  compare({'tokenizer': str(saved)}, {'tokenizer': str(codec)})
   return codec
 
 
@@ -128,12 +121,13 @@ def fingerprint(run: Run) -> dict:
   """What a checkpoint must have in common with a run that goes on from it."""
   model = configs.to_json(run.model)
   del model['compute'], model['dropout']
-  lanes = run.config.data
+  lanes, text = run.config.data, run.train
+  corpus, count = type(lanes.corpus).__name__, int(text.num_bytes.sum())
   return {
     'model': model,
     'optimizer': type(run.config.optimizer).__name__,
     'tokenizer': run.codec.hash,
-    'text': run.train.hash,
+    'text': f'{corpus.lower()}, {count:,} bytes, hash {text.hash[:16]}',
     'data': {
       name: getattr(lanes, name) for name in ('rows', 'segment', 'segments')
     },

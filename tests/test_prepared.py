@@ -1,13 +1,16 @@
 """What is known of a run before anything compiles."""
 
+import dataclasses
 import types
 
+import pytest
 import tiny
 
+from lctx import Adam, Config, UserError, Words
 from lctx.data.byte_codec import Bytes
 from lctx.data.corpora import Text
 from lctx.data.lanes import Lanes
-from lctx.prepared import model_flops
+from lctx.prepared import fingerprint, model_flops, prepared
 
 
 def flops(segment=4, rows=2, **model):
@@ -40,3 +43,32 @@ def test_utilisation_counts_every_bin_of_an_adaptive_softmax():
   # joined to the width of the model on the way in and on the way out.
   bins = 2 * 16 * 10 + 2 * 2 * 16 * 16 + 2 * 4 * 20 + 2 * 2 * 16 * 4
   assert flops(cutoffs=(9,), div_val=4) == by_hand(2.5 + 6, 6, bins)
+
+
+@pytest.fixture
+def config(tmp_path):
+  (tmp_path / 'text.txt').write_text('a short text\n' * 99)
+  model = tiny.transformer_xl(1, vocab=None)
+  lanes = Lanes(Text(str(tmp_path / 'text.txt')), Bytes(), rows=8, segment=8)
+  return Config(model, lanes, Adam())
+
+
+def test_another_tokenizer_than_checkpoints_rest_on_is_refused_in_words(
+  config, tmp_path, caplog
+):
+  prepared(config, tmp_path)
+  (tmp_path / 'checkpoints/100').mkdir(parents=True)
+  words = dataclasses.replace(config.data, tokenizer=Words())
+  with pytest.raises(UserError) as error:
+    prepared(dataclasses.replace(config, data=words), tmp_path)
+  for part in ('tokenizer is bytes, 256 ids', 'there and words, 4 ids'):
+    assert part in str(error.value)
+  assert 'is kept as' not in caplog.text
+  assert prepared(config, tmp_path).codec.size == 256
+
+
+def test_a_checkpoint_says_in_words_which_text_it_was_trained_on(
+  config, tmp_path
+):
+  said = fingerprint(prepared(config, tmp_path))['text']
+  assert said.startswith('text, 1,158 bytes, hash ')  # nine tenths

@@ -2,53 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from lctx.data.codec import NO_NAME, Codec, fitted
-from lctx.data.corpora import Corpus
+from lctx.data.codec import NO_NAME, Codec, Tokenizer
 from lctx.data.documents import SPLITS, digest
-
-
-@dataclasses.dataclass(frozen=True)
-class Bytes:
-  """Every byte is its own id, 256 in all; byte 0 also opens documents."""
-
-  def fit(self, corpus: Corpus, folder: str | Path) -> Codec:
-    return fitted(folder, '', ByteCodec, lambda: ByteCodec(range(256)))
-
-
-@dataclasses.dataclass(frozen=True)
-class PublishedBytes:
-  """The vocabulary of the published Transformer-XL for enwik8 and text8.
-
-  The bytes that occur in any split, most frequent first: 204 and 27. The
-  published code splits lines and so loses newlines; `newlines` keeps them
-  (205 for enwik8, as adaptive-span has it). The first id, the space, also
-  opens documents.
-  """
-
-  newlines: bool = False
-
-  def fit(self, corpus: Corpus, folder: str | Path) -> Codec:
-    source = digest(repr(self), corpus.fingerprint(folder))
-    return fitted(folder, source, ByteCodec, lambda: self._count(corpus))
-
-  def _count(self, corpus: Corpus) -> 'ByteCodec':
-    counts = np.zeros(256, np.int64)
-    met: list[int] = []  # in order of first occurrence, which settles ties
-    for split in SPLITS:
-      for document in corpus.documents(split):
-        for block in document.blocks:
-          values = np.frombuffer(block, np.uint8)
-          counts += np.bincount(values, minlength=256)
-          new = set(np.flatnonzero(counts).tolist()) - set(met)
-          met += sorted(new, key=block.index)
-    dropped = b'' if self.newlines else b'\n'
-    kept = [byte for byte in met if byte not in dropped]
-    return ByteCodec(sorted(kept, key=lambda byte: -counts[byte]), dropped)
 
 
 class ByteCodec(Codec):
@@ -88,3 +47,47 @@ class ByteCodec(Codec):
   @classmethod
   def restore(cls, state: dict) -> Self:
     return cls(state['symbols'], bytes(state['dropped']))
+
+
+@dataclasses.dataclass(frozen=True)
+class Bytes(Tokenizer):
+  """Every byte is its own id, 256 in all; byte 0 also opens documents."""
+
+  codec = ByteCodec
+
+  def _source(self, corpus, folder):
+    return ''
+
+  def _make(self, corpus):
+    return ByteCodec(range(256))
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedBytes(Tokenizer):
+  """The vocabulary of the published Transformer-XL for enwik8 and text8.
+
+  The bytes that occur in any split, most frequent first: 204 and 27. The
+  published code splits lines and so loses newlines; `newlines` keeps them
+  (205 for enwik8, as adaptive-span has it). The first id, the space, also
+  opens documents.
+  """
+
+  newlines: bool = False
+  codec = ByteCodec
+
+  def _source(self, corpus, folder):
+    return digest(repr(self), corpus.fingerprint(folder))
+
+  def _make(self, corpus):
+    counts = np.zeros(256, np.int64)
+    met: list[int] = []  # in order of first occurrence, which settles ties
+    for split in SPLITS:
+      for document in corpus.documents(split):
+        for block in document.blocks:
+          values = np.frombuffer(block, np.uint8)
+          counts += np.bincount(values, minlength=256)
+          new = set(np.flatnonzero(counts).tolist()) - set(met)
+          met += sorted(new, key=block.index)
+    dropped = b'' if self.newlines else b'\n'
+    kept = [byte for byte in met if byte not in dropped]
+    return ByteCodec(sorted(kept, key=lambda byte: -counts[byte]), dropped)

@@ -3,9 +3,9 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -40,7 +40,10 @@ class Codec:
 
   @property
   def hash(self) -> str:
-    return digest(self.kind, json.dumps(self.state(), sort_keys=True))
+    return _hash(self.kind, self.state())
+
+  def __str__(self) -> str:
+    return f'{self.kind}, {self.size:,} ids, hash {self.hash[:16]}'
 
   def encode(self, text: bytes | str) -> np.ndarray:
     """Its ids, int32, without `start`. Raises ValueError where it cannot."""
@@ -74,25 +77,37 @@ class Codec:
     write_whole(Path(folder) / FILE, text.encode())
 
 
-class Tokenizer(Protocol):
-  """What every tokenizer offers."""
+class Tokenizer:
+  """How a codec is made of a corpus. Each kind says of what, and how."""
 
-  def fit(self, corpus: Corpus, folder: str | Path) -> Codec: ...
+  codec: ClassVar[type[Codec]]
 
+  def fit(
+    self, corpus: Corpus, folder: str | Path, *, replace: bool = True
+  ) -> Codec:
+    """The codec saved in `folder` if it was made of this, else a new one.
 
-def fitted(
-  folder: str | Path, source: str, kind: type[Codec], make: Callable[[], Codec]
-) -> Codec:
-  """The codec saved in `folder` if it came from `source`, else a new one."""
-  saved = read_saved(folder)
-  if saved and (saved['kind'], saved['source']) == (kind.kind, source):
-    return kind.restore(saved['state'])
-  codec = make()
-  if saved and saved['hash'] != codec.hash:
-    _keep(Path(folder) / FILE, saved['hash'])
-  codec.save(folder, source)
-  _log.info('tokenizer: %d ids, hash %s', codec.size, codec.hash[:16])
-  return codec
+    A new one is saved, and another that was there is kept under a new name.
+    Without `replace` that one stays in its place, and nothing is saved.
+    """
+    source, saved = self._source(corpus, folder), read_saved(folder)
+    if saved and (saved['kind'], saved['source']) == (self.codec.kind, source):
+      return self.codec.restore(saved['state'])
+    codec = self._make(corpus)
+    if saved and saved['hash'] != codec.hash:
+      if not replace:
+        return codec
+      _keep(Path(folder) / FILE, saved['hash'])
+    codec.save(folder, source)
+    _log.info('tokenizer: %s', codec)
+    return codec
+
+  def _source(self, corpus: Corpus, folder: str | Path) -> str:
+    """Changes when what `_make` reads does."""
+    raise NotImplementedError
+
+  def _make(self, corpus: Corpus) -> Codec:
+    raise NotImplementedError
 
 
 def read_saved(folder: str | Path) -> dict | None:
@@ -104,12 +119,18 @@ def read_saved(folder: str | Path) -> dict | None:
     saved = json.loads(path.read_bytes())
     if not isinstance(saved, dict) or not set(saved) >= _SAVED:
       raise ValueError(f'it has not all of {", ".join(sorted(_SAVED))}')
+    if saved['hash'] != _hash(str(saved['kind']), saved['state']):
+      raise ValueError('its ids are not those it was saved with')
     return saved
   except ValueError as error:
     raise ValueError(
       f'the tokenizer in {path} is damaged ({error}). Delete the file to make '
       'it again from the corpus, or restore it from a copy.'
     ) from error
+
+
+def _hash(kind: str, state: Any) -> str:
+  return digest(kind, json.dumps(state, sort_keys=True))
 
 
 def _keep(path: Path, old_hash: str) -> None:
@@ -131,4 +152,15 @@ def as_text(line: bytes, before: int, name: str) -> str:
       f'data.tokenizer reads UTF-8 text, and {name} is none at byte '
       f'{before + error.start} (0x{line[error.start]:02x}: {error.reason}). '
       'Repair the text, or use data.tokenizer=bytes, which reads any bytes.'
+    ) from error
+
+
+def read_ready(path: str, what: str) -> bytes:
+  """The contents of the file that `data.tokenizer.path` names."""
+  try:
+    return Path(path).expanduser().read_bytes()
+  except OSError as error:
+    raise ValueError(
+      f'data.tokenizer.path={path} cannot be read ({error.strerror}). Give the '
+      f'path of {what}.'
     ) from error

@@ -5,11 +5,10 @@ import io
 import logging
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import sentencepiece
 
-from lctx.data.codec import Codec, as_text, fitted
+from lctx.data.codec import Tokenizer, as_text, read_ready
 from lctx.data.corpora import Corpus
 from lctx.data.documents import LONGEST_LINE, digest, lines
 from lctx.data.piece_codec import PieceCodec
@@ -34,7 +33,7 @@ _SMALLEST = 2 + 256 + 1  # unknown, start, the bytes, one piece
 
 
 @dataclasses.dataclass(frozen=True)
-class SentencePiece:
+class SentencePiece(Tokenizer):
   """Subwords learned from the train split; what has none falls to bytes.
 
   `model` is 'unigram' (Kudo 2018) or 'bpe'. It is trained on every k-th line
@@ -47,6 +46,7 @@ class SentencePiece:
   path: str = ''
   coverage: float = 0.9995
   sample: int = 10_000_000
+  codec = PieceCodec
 
   def __post_init__(self):
     if self.model not in ('unigram', 'bpe'):
@@ -71,13 +71,13 @@ class SentencePiece:
         'model, coverage and sample have no effect. Unset them or the path.'
       )
 
-  def fit(self, corpus: Corpus, folder: str | Path) -> Codec:
+  def _source(self, corpus, folder):
     if self.path:
-      model = _read(self.path)
-      source = digest('ready', model)
-      return fitted(folder, source, PieceCodec, lambda: _open(model, self.path))
-    source = digest(repr(self), corpus.fingerprint(folder))
-    return fitted(folder, source, PieceCodec, lambda: self._train(corpus))
+      return digest('ready', _read(self.path))
+    return digest(repr(self), corpus.fingerprint(folder))
+
+  def _make(self, corpus):
+    return _open(self.path) if self.path else self._train(corpus)
 
   def _train(self, corpus: Corpus) -> PieceCodec:
     total = sum(d.num_bytes() for d in corpus.documents('train'))
@@ -134,18 +134,12 @@ def _sentences(corpus: Corpus, every: int) -> Iterator[str]:
 
 
 def _read(path: str) -> bytes:
-  try:
-    return Path(path).expanduser().read_bytes()
-  except OSError as error:
-    raise ValueError(
-      f'data.tokenizer.path={path} cannot be read ({error.strerror}). Give the '
-      'path of a SentencePiece .model file.'
-    ) from error
+  return read_ready(path, 'a SentencePiece .model file')
 
 
-def _open(model: bytes, path: str) -> PieceCodec:
+def _open(path: str) -> PieceCodec:
   try:
-    return PieceCodec(model)
+    return PieceCodec(_read(path))
   except RuntimeError as error:
     raise ValueError(
       f'data.tokenizer.path={path} is not a SentencePiece model ({error}). '

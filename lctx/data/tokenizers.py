@@ -30,10 +30,4 @@ def load_codec(folder: str | Path) -> Codec:
       f'{folder} holds no tokenizer. Give the folder of a run that trained.'
     )
   kinds = {kind.kind: kind for kind in (ByteCodec, PieceCodec, WordCodec)}
-  codec = kinds[saved['kind']].restore(saved['state'])
-  if codec.hash != saved['hash']:
-    raise ValueError(
-      f'the tokenizer in {folder} is damaged: its ids are not those it was '
-      'saved with. Restore it from a copy.'
-    )
-  return codec
+  return kinds[saved['kind']].restore(saved['state'])

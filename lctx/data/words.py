@@ -3,81 +3,19 @@
 import collections
 import dataclasses
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from lctx.data.codec import NO_NAME, Codec, as_text, fitted
+from lctx.data.codec import (
+  NO_NAME,
+  Codec,
+  Tokenizer,
+  as_text,
+  read_ready,
+)
 from lctx.data.corpora import Corpus
 from lctx.data.documents import BLOCK, digest, lines
-
-
-@dataclasses.dataclass(frozen=True)
-class Words:
-  """One id a word, `mark` first and then by frequency in the train split.
-
-  `mark` stands for the end of a line and opens every document. `both_ends`
-  also puts it before each line (the document's own mark is that of its first
-  line): LM1B is `Words(mark='<S>', both_ends=True, unknown='<UNK>',
-  path='1b_word_vocab.txt')`. `path` is a ready vocabulary, one word a line;
-  then nothing is counted. Words met fewer than `min_count` times, or beyond
-  the `max_size` most frequent, become `unknown`.
-  """
-
-  lower: bool = False
-  min_count: int = 0
-  max_size: int | None = None
-  mark: str = '<eos>'
-  both_ends: bool = False
-  unknown: str = '<unk>'
-  path: str = ''
-
-  def __post_init__(self):
-    if self.max_size is not None and self.max_size < 1:
-      raise ValueError(
-        f'data.tokenizer.max_size={self.max_size} leaves no words. Use at '
-        'least 1, or none to keep them all.'
-      )
-    if self.path and (self.min_count or self.max_size):
-      raise ValueError(
-        f'data.tokenizer.path={self.path} is a ready vocabulary, so min_count '
-        'and max_size have no effect. Unset them or the path.'
-      )
-
-  def fit(self, corpus: Corpus, folder: str | Path) -> Codec:
-    origin = (
-      digest(_read(self.path)) if self.path else corpus.fingerprint(folder)
-    )
-    make = self._load if self.path else lambda: self._count(corpus)
-    return fitted(folder, digest(repr(self), origin), WordCodec, make)
-
-  def _load(self) -> 'WordCodec':
-    text = as_text(_read(self.path), 0, self.path)
-    words = [line.split()[0] for line in text.split('\n') if line.strip()]
-    if self.mark not in words:
-      words.insert(0, self.mark)
-    return self._codec(list(dict.fromkeys(words)))
-
-  def _count(self, corpus: Corpus) -> 'WordCodec':
-    counts: collections.Counter[str] = collections.Counter()
-    for document in corpus.documents('train'):
-      before = 0
-      for line in lines(document.blocks):
-        text = as_text(line, before, document.name)
-        counts.update((text.lower() if self.lower else text).split())
-        before += len(line)
-    common = counts.most_common(self.max_size)
-    kept = [word for word, count in common if count >= self.min_count]
-    words = [self.mark, *(word for word in kept if word != self.mark)]
-    rare = self.min_count > 1 or self.max_size is not None
-    if rare and self.unknown not in words:
-      words.append(self.unknown)
-    return self._codec(words)
-
-  def _codec(self, words: list[str]) -> 'WordCodec':
-    options = (self.mark, self.both_ends, self.unknown, self.lower)
-    return WordCodec(words, *options)
 
 
 class WordCodec(Codec):
@@ -143,11 +81,75 @@ class WordCodec(Codec):
     return cls(state['words'], *state['options'])
 
 
+@dataclasses.dataclass(frozen=True)
+class Words(Tokenizer):
+  """One id a word, `mark` first and then by frequency in the train split.
+
+  `mark` stands for the end of a line and opens every document. `both_ends`
+  also puts it before each line (the document's own mark is that of its first
+  line): LM1B is `Words(mark='<S>', both_ends=True, unknown='<UNK>',
+  path='1b_word_vocab.txt')`. `path` is a ready vocabulary, one word a line;
+  then nothing is counted. Words met fewer than `min_count` times, or beyond
+  the `max_size` most frequent, become `unknown`.
+  """
+
+  lower: bool = False
+  min_count: int = 0
+  max_size: int | None = None
+  mark: str = '<eos>'
+  both_ends: bool = False
+  unknown: str = '<unk>'
+  path: str = ''
+  codec = WordCodec
+
+  def __post_init__(self):
+    if self.max_size is not None and self.max_size < 1:
+      raise ValueError(
+        f'data.tokenizer.max_size={self.max_size} leaves no words. Use at '
+        'least 1, or none to keep them all.'
+      )
+    if self.path and (self.min_count or self.max_size):
+      raise ValueError(
+        f'data.tokenizer.path={self.path} is a ready vocabulary, so min_count '
+        'and max_size have no effect. Unset them or the path.'
+      )
+
+  def _source(self, corpus, folder):
+    origin = (
+      digest(_read(self.path)) if self.path else corpus.fingerprint(folder)
+    )
+    return digest(repr(self), origin)
+
+  def _make(self, corpus):
+    return self._load() if self.path else self._count(corpus)
+
+  def _load(self) -> WordCodec:
+    text = as_text(_read(self.path), 0, self.path)
+    words = [line.split()[0] for line in text.split('\n') if line.strip()]
+    if self.mark not in words:
+      words.insert(0, self.mark)
+    return self._codec(list(dict.fromkeys(words)))
+
+  def _count(self, corpus: Corpus) -> WordCodec:
+    counts: collections.Counter[str] = collections.Counter()
+    for document in corpus.documents('train'):
+      before = 0
+      for line in lines(document.blocks):
+        text = as_text(line, before, document.name)
+        counts.update((text.lower() if self.lower else text).split())
+        before += len(line)
+    common = counts.most_common(self.max_size)
+    kept = [word for word, count in common if count >= self.min_count]
+    words = [self.mark, *(word for word in kept if word != self.mark)]
+    rare = self.min_count > 1 or self.max_size is not None
+    if rare and self.unknown not in words:
+      words.append(self.unknown)
+    return self._codec(words)
+
+  def _codec(self, words: list[str]) -> WordCodec:
+    options = (self.mark, self.both_ends, self.unknown, self.lower)
+    return WordCodec(words, *options)
+
+
 def _read(path: str) -> bytes:
-  try:
-    return Path(path).expanduser().read_bytes()
-  except OSError as error:
-    raise ValueError(
-      f'data.tokenizer.path={path} cannot be read ({error.strerror}). Give the '
-      'path of a vocabulary with one word a line.'
-    ) from error
+  return read_ready(path, 'a vocabulary with one word a line')

@@ -19,6 +19,7 @@ from lctx.data import (
 )
 
 HARD = 'def f(x):\n\treturn  x\r\n\n  größer ▁a▁ 日本\x00<s> <0x41> \n\n end'
+WRONG = '{"kind": "bytes", "source": "", "hash": "", "state": {"symbols": 3}}'
 
 
 @pytest.fixture(scope='module')
@@ -162,6 +163,14 @@ def test_a_tokenizer_is_made_once_and_again_for_another_corpus(
   assert json.loads(kept.read_text())['hash'] == first.hash
 
 
+def test_a_tokenizer_that_others_rest_on_is_left_in_its_place(prose, tmp_path):
+  first = Bytes().fit(prose, tmp_path)
+  other = Words().fit(prose, tmp_path, replace=False)
+  assert other.hash != first.hash == load_codec(tmp_path).hash
+  assert [path.name for path in tmp_path.iterdir()] == ['tokenizer.json']
+  assert str(first).startswith(f'bytes, 256 ids, hash {first.hash[:16]}')
+
+
 def test_training_twice_gives_the_same_pieces(prose, pieces, tmp_path):
   again = SentencePiece(285).fit(prose, tmp_path)
   assert again.hash == pieces['unigram'].hash
@@ -229,7 +238,9 @@ def test_sampling_trains_on_every_kth_line(prose, tmp_path):
   assert whole.hash != part.hash
 
 
-@pytest.mark.parametrize('content', ['{}', '3', '{"kind": "bytes"}', 'x'])
+@pytest.mark.parametrize(
+  'content', ['{}', '3', '{"kind": "bytes"}', 'x', WRONG]
+)
 def test_a_damaged_tokenizer_names_its_file(tmp_path, content):
   (tmp_path / 'tokenizer.json').write_text(content)
   with pytest.raises(ValueError, match=r'tokenizer\.json is damaged'):
