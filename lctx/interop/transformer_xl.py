@@ -59,7 +59,8 @@ def model_for(config: Mapping, arrays: Arrays) -> Decoder:
   clamp = config['clamp_len'] if config['clamp_len'] > 0 else None
   position = None
   if config['attn_type'] == 1:
-    position = LearnedRelative(arrays['r_emb'].shape[1], clamp)
+    rows = arrays['r_emb'].shape[1]
+    position = LearnedRelative(rows, clamp and min(clamp, rows))
   elif config['attn_type'] != 0:
     raise ValueError(
       f'attn_type = {config["attn_type"]} has absolute positions, which do not '

@@ -76,6 +76,11 @@ class LearnedRelative(Position):
         f'model.position.length = {self.length} is the number of distances '
         'in the table and must be at least 1. Use segment + memory.'
       )
+    if self.clamp is not None and self.clamp > self.length:
+      raise ValueError(
+        f'model.position.clamp = {self.clamp} has no effect: the table ends at '
+        f'model.position.length = {self.length} distances. Use none, or fewer.'
+      )
 
   def score(self, param, shared, sizes):
     heads = (sizes.num_heads, sizes.head_width)

@@ -90,3 +90,5 @@ def test_tables_that_cannot_be_are_refused():
     RelativeXL(clamp=0)
   with pytest.raises(ValueError, match=r'model\.position\.length = 0'):
     LearnedRelative(0)
+  with pytest.raises(ValueError, match=r'model\.position\.clamp = 5 has no'):
+    LearnedRelative(4, clamp=5)
