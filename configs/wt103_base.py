@@ -37,7 +37,6 @@ def get_config(arg: str | None = None) -> Config:
       memory_length=150,
       dropout=0.1,
       cutoffs=(20_000, 40_000, 200_000),
-      tie_projections=(False, True, True, True),
     ),
     data=Lanes(
       Text(arg or 'data/wikitext-103', ByName()), Words(), rows=60, segment=150

@@ -53,6 +53,8 @@ class Config:
       raise ValueError(
         f'seed = {self.seed} must be a whole number from 0 to 2**32 - 1.'
       )
+    check(self.model, Decoder, 'model')
+    _check_effects(self.model)
 
 
 def load(
@@ -126,6 +128,22 @@ def read(
     return override(from_json(data, Config), overrides or {})
 
 
+def _check_effects(model: Decoder) -> None:
+  """Raises ValueError for an option that another one leaves without effect."""
+  if model.dropout.memory and not model.memory.length:
+    raise ValueError(
+      f'model.dropout.memory = {model.dropout.memory} drops a memory that is '
+      'not there: model.memory.length = 0. Set the first to 0, or give the '
+      'model a memory.'
+    )
+  if any(model.embed.tie_projections) and not model.embed.projected:
+    raise ValueError(
+      f'model.embed.tie_projections = {model.embed.tie_projections} ties what '
+      'is not there: with model.embed.div_val = 1 and no embed_width but the '
+      "model's own, nothing is projected. Use () for no ties."
+    )
+
+
 def _get_config(path: Path, args: list[str]) -> Config:
   if not path.is_file():
     raise ValueError(
@@ -180,12 +198,12 @@ def _about(error: Exception, module: types.ModuleType) -> str:
     return f'this is not Python ({error.msg}).'
   if isinstance(error, ValueError):
     return str(error)
-  if isinstance(error, TypeError) and (wrong := _wrong_field(error)):
+  if wrong := _wrong_field(error):
     return wrong
   return f'{type(error).__name__}: {error}.{_argument_meant(error, module)}'
 
 
-def _wrong_field(error: TypeError) -> str:
+def _wrong_field(error: Exception) -> str:
   """What is wrong with a field of the part that could not check itself."""
   for frame, _ in traceback.walk_tb(error.__traceback__):
     part, where = frame.f_locals.get('self'), frame.f_code.co_name

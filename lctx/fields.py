@@ -123,8 +123,8 @@ def wrong_type(got: str, hint: Any, path: str) -> ValueError:
   names = [cls.__name__ for cls in options_of(hint).values()]
   if not names:
     return ValueError(
-      f'{path} = {got} is not {_described(hint)}. For example '
-      f'--config.{path}={_example(hint)}'
+      f'{path} = {got} is not {_described(hint)}. Give it one, such as '
+      f'{_example(hint)}.'
     )
   if type(None) in arms_of(hint):
     names.append('none')

@@ -43,7 +43,6 @@ def prepared(config: Config, folder: Path) -> Run:
   with checking():
     configs.check_types(config)
     lanes, settings = config.data, config.train
-    _check_dropped(config.model)
     mesh = meshes.build(config.mesh)
     rules.check_rows(lanes.rows, mesh)
     check_runs(lanes.segments, settings.gradient_segments)
@@ -64,15 +63,6 @@ def prepared(config: Config, folder: Path) -> Run:
   return Run(
     config, folder, model, codec, train, valid, mesh, transform, abstract
   )
-
-
-def _check_dropped(model: Decoder) -> None:
-  if model.dropout.memory and not model.memory.length:
-    raise ValueError(
-      f'model.dropout.memory = {model.dropout.memory} drops a memory that is '
-      'not there: model.memory.length = 0. Set the first to 0, or give the '
-      'model a memory.'
-    )
 
 
 def _check_metric(metric: str) -> None:

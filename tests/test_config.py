@@ -173,6 +173,17 @@ def test_a_folder_remembers_its_config(config, tmp_path):
       ['model.memory.length = 8.5', 'int'],
     ),
     (FILE.replace('num_heads=2', 'num_heads=3'), ['model.stack.num_heads']),
+    (FILE.replace('rows=4', 'rows="4"'), ["Lanes.rows = '4' is not an int"]),
+    (FILE.replace('1e-3', '"1e-3"'), ["Adam.peak = '1e-3' is not a finite"]),
+    (FILE.replace('Stdlib()', '3'), ['data.corpus = 3', 'Text']),
+    (
+      FILE.replace('length=8', 'length=0, memory_dropout=0.5'),
+      ['model.dropout.memory = 0.5', 'model.memory.length = 0'],
+    ),
+    (
+      FILE.replace('length=8', 'length=8, tie_projections=(True,)'),
+      ['model.embed.tie_projections = (True,)', 'nothing is projected'],
+    ),
     (FILE.replace('Bytes()', '"bytes"'), ["data.tokenizer = 'bytes'", 'Words']),
     (FILE.replace('1e-3', 'float("nan")'), ['optimizer.peak']),
   ],
@@ -182,6 +193,14 @@ def test_a_mistake_in_a_file_is_named(write, text, words):
     load(write(text))
   for word in words:
     assert word in str(error.value)
+
+
+def test_a_model_of_a_wrong_type_is_named_where_a_config_is_built(config):
+  with pytest.raises(ValueError, match="model = 'xl' is no part"):
+    dataclasses.replace(config, model='xl')
+  model = dataclasses.replace(config.model, memory=8)
+  with pytest.raises(ValueError, match=r'model\.memory = 8 is no part'):
+    dataclasses.replace(config, model=model)
 
 
 def test_a_failed_assertion_of_ours_is_not_a_mistake_of_the_user(write):

@@ -180,7 +180,7 @@ def test_switching_a_part_starts_from_the_defaults_of_its_class():
         'only.height': '2',
         'only.filled': 'maybe',
       },
-      ["only.filled = 'maybe' is not a bool", '=true'],
+      ["only.filled = 'maybe' is not a bool", 'as true'],
     ),
   ],
 )
