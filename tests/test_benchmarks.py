@@ -133,12 +133,6 @@ def run(module, *args):
   )
 
 
-def test_a_missing_config_to_time_is_named_in_one_line():
-  done = run('train_step', '--config=none.py', '--config.data.rows=3')
-  assert done.returncode == 2
-  assert "config = 'none.py' is not a file" in done.stderr
-
-
 def test_without_a_gpu_its_benchmark_says_so_in_one_line(tmp_path):
   done = run('gpu_enwik8', '--data=none', f'--workdir={tmp_path}')
   assert done.returncode == 2 and 'needs a GPU' in done.stderr

@@ -120,6 +120,8 @@ def test_a_config_of_a_missing_text_says_where_it_looked(tmp_path, monkeypatch):
 def test_an_argument_takes_the_place_of_the_text():
   config = load(f'{ROOT}/configs/novel.py:books/*.txt')
   assert config.data.corpus == data.Text('books/*.txt')
+  config = load(f'{ROOT}/configs/pg19_base.py:books.model')
+  assert config.data.tokenizer == data.SentencePiece(path='books.model')
   memory = load(f'{ROOT}/configs/quickstart.py:no_memory').model.memory
   assert memory.length == 0
 

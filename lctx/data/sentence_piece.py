@@ -68,7 +68,8 @@ class SentencePiece(Tokenizer):
     if self.path and dataclasses.replace(self, path='') != SentencePiece():
       raise ValueError(
         f'data.tokenizer.path={self.path} is a ready model, so vocab_size, '
-        'model, coverage and sample have no effect. Unset them or the path.'
+        'model, coverage and sample have no effect. Unset them or the path; '
+        '--config.data.tokenizer=sentencepiece unsets all that a config set.'
       )
 
   def _source(self, corpus, folder):

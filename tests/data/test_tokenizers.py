@@ -203,6 +203,7 @@ def test_a_ready_model_is_read_and_its_changes_are_told(
     (lambda c, f: SentencePiece(model='char'), 'data.tokenizer.model'),
     (lambda c, f: SentencePiece(coverage=0.9), 'data.tokenizer.coverage'),
     (lambda c, f: SentencePiece(300, path='no'), 'vocab_size.*no effect'),
+    (lambda c, f: SentencePiece(model='bpe', path='no'), 'no effect'),
     (lambda c, f: SentencePiece(262).fit(c, f), 'vocab_size=262 .*too small'),
     (lambda c, f: SentencePiece(9999).fit(c, f), 'vocab_size=9999 .*too large'),
     (lambda c, f: SentencePiece(path='no').fit(c, f), 'data.tokenizer.path=no'),
