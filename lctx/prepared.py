@@ -182,4 +182,5 @@ def _check_parts(rows: int, parts: int, mesh: jax.sharding.Mesh) -> None:
 
 
 def store_folder(config: Config, folder: Path) -> Path:
-  return Path(config.data.folder) if config.data.folder else folder / 'data'
+  given = config.data.folder
+  return Path(given).expanduser() if given else folder / 'data'

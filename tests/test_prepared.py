@@ -6,8 +6,8 @@ import types
 import pytest
 import tiny
 
-from lctx import Adam, Config, UserError, Words
-from lctx.data.byte_codec import Bytes
+from lctx import Adam, ByName, Checkpoints, Config, UserError, Words
+from lctx.data.byte_codec import Bytes, PublishedBytes
 from lctx.data.corpora import Text
 from lctx.data.lanes import Lanes
 from lctx.prepared import fingerprint, model_flops, prepared
@@ -72,3 +72,31 @@ def test_a_checkpoint_says_in_words_which_text_it_was_trained_on(
 ):
   said = fingerprint(prepared(config, tmp_path))['text']
   assert said.startswith('text, 1,158 bytes, hash ')  # nine tenths
+
+
+def test_tokenised_text_may_lie_in_the_home_folder(
+  config, tmp_path, monkeypatch
+):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  lanes = dataclasses.replace(config.data, folder='~/stores')
+  run = prepared(dataclasses.replace(config, data=lanes), tmp_path / 'run')
+  assert run.train.folder.parent == tmp_path / 'stores'
+
+
+def test_a_validation_split_without_a_token_to_predict_is_refused(
+  config, tmp_path
+):
+  for split, text in (('train', 'text\n' * 99), ('valid', '\n'), ('test', 'a')):
+    (tmp_path / 'named').mkdir(exist_ok=True)
+    (tmp_path / 'named' / f'{split}.txt').write_text(text)
+  corpus = Text(str(tmp_path / 'named'), ByName())
+  for tokenizer, metric in (
+    (PublishedBytes(), 'bits_per_token'),
+    (Bytes(), 'word_perplexity'),
+  ):
+    lanes = Lanes(corpus, tokenizer, rows=8, segment=8)
+    wrong = dataclasses.replace(
+      config, data=lanes, checkpoint=Checkpoints(metric=metric)
+    )
+    with pytest.raises(UserError, match=f"checkpoint.metric = '{metric}'"):
+      prepared(wrong, tmp_path / 'run')
