@@ -7,7 +7,6 @@ flipped byte in silence). One step is one folder, `<step>/`, with two items:
 every leaf's shape, type and checksum.
 """
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -30,32 +29,12 @@ from lctx.damage import (
   failing_as,
   patient_event_loops,
 )
+from lctx.retention import Checkpoints, Keep
 
 __all__ = ['CheckpointError', 'CheckpointStore', 'Checkpoints', 'compare']
 
 PyTree = Any
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoints:
-  """When to save, and what to keep: the newest steps and the best ones.
-
-  While the newest has not been validated, the one before it is kept too.
-  """
-
-  every: int = 1000  # steps between saves
-  keep_last: int = 2
-  keep_best: int = 1  # by `metric`, besides the newest
-  metric: str = 'bits_per_token'  # of the validation; lower is better
-
-  def __post_init__(self):
-    for name, least in (('every', 1), ('keep_last', 1), ('keep_best', 0)):
-      if getattr(self, name) < least:
-        raise ValueError(
-          f'checkpoint.{name} is {getattr(self, name)}, but has to be at '
-          f'least {least}. Raise it; to save rarely, raise checkpoint.every.'
-        )
 
 
 class Restored(NamedTuple):
@@ -78,9 +57,9 @@ class CheckpointStore:
     self.settings = settings
     self._quiet = QuietOrbax()
     logging.getLogger('absl').addFilter(self._quiet)  # what Orbax logs with
-    self._damaged: set[int] = set()  # newer than what was restored instead
+    self.damaged: set[int] = set()  # newer than what was restored instead
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=_Keep(self),
+      preservation_policy=Keep(self),
       # Else a folder that cannot be made holds up the end of the program.
       async_options=ocp.options.AsyncOptions(
         create_directories_asynchronously=False
@@ -107,7 +86,7 @@ class CheckpointStore:
   @property
   def steps(self) -> list[int]:
     """Steps that can be restored, as far as is known, in rising order."""
-    return sorted(set(self._manager.all_steps()) - self._damaged)
+    return sorted(set(self._manager.all_steps()) - self.damaged)
 
   @property
   def latest_step(self) -> int | None:
@@ -155,9 +134,9 @@ class CheckpointStore:
     body = _sealed({'meta': meta, 'metrics': metrics, 'leaves': table(state)})
     self._rank(step, metrics)
     with self._writing():
-      if step in self._damaged:
+      if step in self.damaged:
         self._manager.delete(step)
-        self._damaged.remove(step)  # what is saved now is another matter
+        self.damaged.remove(step)  # what is saved now is another matter
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -165,7 +144,7 @@ class CheckpointStore:
         ),
         force=True,  # also where a newer step, found damaged, is still there
       )
-      self._damaged.clear()  # `_Keep` has dismissed them
+      self.damaged.clear()  # `Keep` has dismissed them
 
   def restore(
     self,
@@ -204,7 +183,7 @@ class CheckpointStore:
         where = self.folder / str(candidate)
         _log.warning('Checkpoint %s is skipped: %s.', where, damage)
       else:
-        self._damaged |= set(bad)
+        self.damaged |= set(bad)
         return restored
     if not bad:
       return None
@@ -290,24 +269,6 @@ class CheckpointStore:
       read[name] if target.size else _empty(target)
       for name, target in targets.items()
     ]
-
-
-class _Keep:
-  """Tells Orbax what to keep: the newest, the best, none that is damaged."""
-
-  def __init__(self, store: CheckpointStore):
-    self.store = store
-
-  def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    """`checkpoints` come in the order in which they were saved."""
-    store, settings = self.store, self.store.settings
-    steps = [info.step for info in checkpoints]
-    whole = [step for step in steps if step not in store._damaged]
-    kept = {*whole[-settings.keep_last :]}
-    if whole and not store.best(whole[-1:]):  # no step has gone on from it yet
-      kept |= {*whole[-2:]}
-    kept |= {*store.best(whole)[: settings.keep_best]}
-    return [step in kept for step in steps]
 
 
 def _sealed(body: dict) -> dict:

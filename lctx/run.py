@@ -18,7 +18,7 @@ from lctx.evaluation import pictures, report
 from lctx.evaluation.measure import measure, perplexity
 from lctx.evaluation.report import Result
 from lctx.evaluation.score import Scorer
-from lctx.loaded import load
+from lctx.loaded import Loaded, load
 from lctx.prepared import (
   Run,
   batch,
@@ -69,50 +69,48 @@ def evaluate(
 ) -> Result:
   """Measures a trained model; writes `eval.json` and pictures to `workdir`.
 
-  `config` may differ from the trained one in `eval` and `data` only, as
-  `lctx.config.read(workdir, overrides)` gives it. `checkpoint`: 'best',
-  'latest' or a step. `poll` is called now and then and may raise.
+  `config` may differ from the trained one in `eval`, `data.corpus` and
+  `data.folder` only, as `lctx.config.read(workdir, overrides)` gives it.
+  `checkpoint`: 'best', 'latest' or a step. `poll` is called now and then and
+  may raise.
 
   Raises:
     UserError: no such checkpoint, or an evaluation the model cannot do.
+    RunError: its losses are not finite; nothing is written then.
   """
   loaded = load(workdir, checkpoint=checkpoint)
-  config = config or loaded.config
+  config, folder = config or loaded.config, writable(workdir)
   _check_same(config, loaded.config)
-  settings, folder = config.eval, writable(workdir)
+  result = _measured(loaded, config, folder, poll)
+  report.save_json(result, folder / 'eval.json')
+  drawn = pictures.pictures(result, folder)
+  drawn.append(_curve(folder))
+  print(report.table(result))
+  print('\n' + '\n'.join(f'wrote {path}' for path in drawn if path))
+  return result
+
+
+def _measured(loaded: Loaded, config: Config, folder: Path, poll) -> Result:
+  """Raises RunError where the losses are not finite."""
+  settings, corpus = config.eval, config.data.corpus
   with checking():
     model = settings.model(loaded.model)
     store = data.open_store(
-      config.data.corpus,
-      loaded.codec,
-      settings.split,
-      store_folder(config, folder),
+      corpus, loaded.codec, settings.split, store_folder(config, folder)
     )
   segment = settings.segment or config.data.segment
   title = (
-    f'Step {loaded.step:,}, {settings.split} split of '
-    f'{_name(config.data.corpus)}: segment {segment}, memory '
-    f'{model.memory.length}'
+    f'Step {loaded.step:,}, {settings.split} split of {_name(corpus)}: '
+    f'segment {segment}, memory {model.memory.length}'
   )
-  result = measure(
-    Scorer(model, loaded.params, segment),
-    store,
-    loaded.codec,
-    settings,
-    title,
-    poll,
-  )
+  scorer = Scorer(model, loaded.params, segment)
+  result = measure(scorer, store, loaded.codec, settings, title, poll)
   if not math.isfinite(result.units.bits_per_token or 0.0):
     raise RunError(
       f'The model of step {loaded.step:,} in {folder} gives losses that are '
       'not finite, so there is nothing to report. Evaluate another step with '
       '--checkpoint, or train again with a lower optimizer.peak.'
     )
-  report.save_json(result, folder / 'eval.json')
-  drawn = pictures.pictures(result, folder)
-  drawn.append(_curve(folder))
-  print(report.table(result))
-  print('\n' + '\n'.join(f'wrote {path}' for path in drawn if path))
   return result
 
 

@@ -11,7 +11,7 @@ ROOT = Path(lctx.__file__).parent
 # Rooms on one line are siblings and never import each other.
 ORDER = """
 types errors
-fields checksum damage products
+fields checksum damage products retention
 layers positions patterns data losses optimizer sharding checkpoint
 overrides command
 kernels
