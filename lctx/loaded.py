@@ -121,7 +121,7 @@ def _restored(store, abstract, codec, checkpoint) -> Restored | None:
 
   def check(meta: dict) -> None:
     saved = {'tokenizer': meta['fingerprint']['tokenizer']}
-    compare(saved, {'tokenizer': codec.hash})
+    compare(saved, {'tokenizer': str(codec)})
 
   step = _step(store, checkpoint)
   try:

@@ -116,7 +116,7 @@ def fingerprint(run: Run) -> dict:
   return {
     'model': model,
     'optimizer': type(run.config.optimizer).__name__,
-    'tokenizer': run.codec.hash,
+    'tokenizer': str(run.codec),
     'text': f'{corpus.lower()}, {count:,} bytes, hash {text.hash[:16]}',
     'data': {
       name: getattr(lanes, name) for name in ('rows', 'segment', 'segments')

@@ -80,6 +80,8 @@ def evaluate(
   """
   loaded = load(workdir, checkpoint=checkpoint)
   config, folder = config or loaded.config, writable(workdir)
+  with checking():
+    configs.check_types(config)
   _check_same(config, loaded.config)
   result = _measured(loaded, config, folder, poll)
   report.save_json(result, folder / 'eval.json')

@@ -223,6 +223,8 @@ def test_an_evaluation_refuses_what_has_no_effect_on_it(stopped_early, field):
   config, folder, _ = stopped_early
   with pytest.raises(lctx.UserError, match=r'config\.data differs'):
     lctx.evaluate(folder, config=change(config, data={field: 16}))
+  with pytest.raises(lctx.UserError, match='A lctx Config is needed'):
+    lctx.evaluate(folder, config='configs/quickstart.py')
 
 
 def test_a_config_of_wrong_types_is_refused_by_name(config, tmp_path):
