@@ -235,7 +235,7 @@ class _Hooks:
 
   def all(self, start: int) -> list:
     guard = Guard(self.store, self.max_skipped, self.log.every, start)
-    found = [self.log, guard, self.validate, self.save]
+    found = [self.log, self.validate, guard, self.save]
     if self.profile:
       trace = hooks.Trace(self.folder / 'profile', start, self.steps)
       found.append(trace)

@@ -218,6 +218,21 @@ def test_losses_that_are_not_finite_are_no_evaluation(
   assert (copy / 'eval.json').read_bytes() == before
 
 
+def test_a_run_that_ends_broken_fails_and_leaves_no_checkpoint(
+  config, tmp_path
+):
+  wild = change(
+    config,
+    optimizer={'peak': 1e38},
+    train={'steps': 2, 'ema': 0.0},
+    checkpoint={'every': 1},
+    profile=False,
+  )
+  with pytest.raises(RunError, match=r'ends at step 2 .*no checkpoint'):
+    lctx.train(wild, tmp_path)
+  assert steps_of(tmp_path) == []
+
+
 @pytest.mark.parametrize('field', ['rows', 'segments'])
 def test_an_evaluation_refuses_what_has_no_effect_on_it(stopped_early, field):
   config, folder, _ = stopped_early

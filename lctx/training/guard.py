@@ -1,6 +1,7 @@
 """Ends a run that no further step can help."""
 
 import dataclasses
+import math
 
 from lctx.checkpoint import CheckpointStore
 from lctx.errors import RunError
@@ -13,12 +14,13 @@ class NotFiniteError(RunError):
 
 @dataclasses.dataclass
 class Guard:
-  """Raises NotFiniteError after `max_skipped` steps were skipped in a row.
+  """Raises NotFiniteError where going on cannot help.
 
-  A checkpoint after which no step was finite is no good, however finite its
-  numbers are: if this run wrote it, it is taken back. It looks every `every`
-  and every `max_skipped` steps, for looking waits for the device. `start` is
-  the step that the run went on from.
+  That is after `max_skipped` steps were skipped in a row, and where the last
+  validation of a run is not finite. A checkpoint after which no step was
+  finite is no good, however finite its numbers are: if this run wrote it, it
+  is taken back. It looks every `every` and every `max_skipped` steps, for
+  looking waits for the device. `start` is the step that the run went on from.
   """
 
   store: CheckpointStore
@@ -30,21 +32,27 @@ class Guard:
     due = moment.step % self.every == 0 or moment.step % self.max_skipped == 0
     if not due and not moment.stop:
       return
-    skipped = int(moment.state.skipped)
-    if skipped < self.max_skipped:
-      return
-    raise NotFiniteError(
-      f'{skipped} steps in a row, up to step {moment.step}, had no finite loss '
-      'and gradient, so training stops (train.max_skipped = '
-      f'{self.max_skipped}). {self._way_on(moment.step - skipped)}'
-    )
+    skipped, metric = int(moment.state.skipped), self.store.settings.metric
+    value = (moment.validation or {}).get(metric, 0.0)
+    if skipped >= self.max_skipped:
+      raise NotFiniteError(
+        f'{skipped} steps in a row, up to step {moment.step}, had no finite '
+        'loss and gradient, so training stops (train.max_skipped = '
+        f'{self.max_skipped}). {self._way_on(moment.step - skipped)}'
+      )
+    if moment.stop and not math.isfinite(value):
+      raise NotFiniteError(
+        f'The run ends at step {moment.step} with a model whose validation '
+        f'gives {metric} {value}. {self._way_on(moment.step - skipped)}'
+      )
 
   def _way_on(self, broken: int) -> str:
     """What to do; the state of step `broken` has had no finite step."""
-    store, newest = self.store, self.store.latest_step
-    if newest == broken > self.start:
-      store.withdraw(newest)
-      newest = store.latest_step
+    store = self.store
+    for step in store.steps:
+      if step >= broken and step > self.start:
+        store.withdraw(step)
+    newest = store.latest_step
     advice = 'Lower optimizer.peak, lengthen the warm-up or clip harder'
     if newest is None:
       return f'There is no checkpoint before that. {advice}, and start again.'

@@ -156,8 +156,9 @@ class Validate:
 class Save:
   """Writes checkpoints: now and then, after a validation, and at the end.
 
-  Not of a state that a validation found broken, nor while steps are skipped,
-  unless a validation found the state to be sound.
+  Not of a state that a validation found broken, nor while steps are skipped:
+  no step has gone on from such a state yet. Only the end is saved even then,
+  if its validation is finite.
   """
 
   store: CheckpointStore
@@ -170,10 +171,10 @@ class Save:
     due = moment.step % self.every == 0 or found is not None or moment.stop
     if not due:
       return
-    if found is None:
-      sound = int(moment.state.skipped) == 0
-    else:
-      sound = math.isfinite(found[self.store.settings.metric])
+    sound = int(moment.state.skipped) == 0
+    if found is not None:
+      finite = math.isfinite(found[self.store.settings.metric])
+      sound = finite and (sound or moment.stop)
     if sound:
       with self.stopwatch.paused(moment.state):
         self.store.save(moment.step, moment.state, self.meta(), found)

@@ -1,5 +1,6 @@
 """A run that no step can help ends, and what is left is good to go on from."""
 
+import math
 import types
 
 import jax.numpy as jnp
@@ -50,6 +51,20 @@ def test_a_checkpoint_that_a_finite_step_followed_stays(store):
   with pytest.raises(NotFiniteError, match='of step 2 is good'):
     run(store, [0, 0, 0, 1, 2, 3, 4, 5])
   assert store.steps == [1, 2]
+
+
+def test_a_run_that_ends_broken_says_what_is_good_and_keeps_nothing_else(store):
+  save(store, 1, 2)
+  guard = Guard(store, max_skipped=9, every=9, start=0)
+  state = types.SimpleNamespace(skipped=jnp.int32(1))
+  broken = {'bits_per_token': math.nan}
+  guard(Moment(3, state, {}, 0.0, stop=False, validation=broken))
+  with pytest.raises(NotFiniteError, match=r'token nan.* step 1 is good'):
+    guard(Moment(3, state, {}, 0.0, stop=True, validation=broken))
+  assert store.steps == [1]
+  guard(
+    Moment(4, state, {}, 0.0, stop=True, validation={'bits_per_token': 1.0})
+  )
 
 
 def test_what_a_run_went_on_from_is_not_its_to_take_back(store):

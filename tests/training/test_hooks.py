@@ -218,11 +218,13 @@ def test_a_run_that_may_be_lost_overwrites_no_good_checkpoint():
   assert [step for step, *_ in hook.store.saved] == [1, 4]
 
 
-def test_a_validation_tells_whether_a_state_is_worth_saving():
+def test_the_end_is_saved_if_its_validation_is_finite():
   """Whatever its own step was like: the last step of a run may be skipped."""
   hook = save(every=1)
-  for step, (bits, skipped) in enumerate([(2.0, 1), (math.nan, 0)], start=1):
-    told = moment(step, stop=True, skipped=skipped)
+  for step, (bits, skipped, stop) in enumerate(
+    [(2.0, 1, True), (math.nan, 0, True), (2.0, 1, False)], start=1
+  ):
+    told = moment(step, stop=stop, skipped=skipped)
     told.validation = {'bits': bits}
     hook(told)
   assert [step for step, *_ in hook.store.saved] == [1]
