@@ -48,6 +48,8 @@ def run(
   except (UserError, RunError) as error:
     print(f'lctx: error: {" ".join(str(error).split())}', file=sys.stderr)
     sys.exit(2 if isinstance(error, UserError) else 1)
+  except KeyboardInterrupt:
+    sys.exit(130)  # as the shell counts Ctrl-C
 
 
 @contextlib.contextmanager

@@ -67,6 +67,7 @@ def test_a_folder_below_a_file_cannot_be_written(tmp_path):
   'raised, code, shown',
   [
     ('errors.UserError("two\\n lines")', 2, 'lctx: error: two lines\n'),
+    ('KeyboardInterrupt', 130, ''),
     ('ValueError("ours")', 1, 'Traceback'),
     ('AssertionError("ours")', 1, 'Traceback'),
   ],

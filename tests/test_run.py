@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -291,6 +292,29 @@ def test_a_seed_decides_what_is_generated(trained):
     loaded.generate('the memory', 12, seed=seed) for seed in (1, 1, 2)
   )
   assert one == two != other
+
+
+@pytest.mark.parametrize('end, code', [('read', 0), ('interrupted', 130)])
+def test_writing_without_end_ends_quietly(trained, end, code):
+  """When whoever reads has had enough, and by Ctrl-C."""
+  command = [sys.executable, '-m', 'lctx.generation', '--max_new_tokens=0']
+  writer = subprocess.Popen(
+    [*command, f'--workdir={trained[0]}', '--prompt=the ', '--prompt=a '],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': QUICK},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+  try:
+    assert writer.stdout.read(200)
+    if end == 'read':
+      writer.stdout.close()
+    else:
+      writer.send_signal(signal.SIGINT)
+    said = writer.stderr.read().decode()
+    assert (writer.wait(timeout=60), 'Traceback' in said) == (code, False), said
+  finally:
+    writer.kill()
 
 
 def test_eval_reads_a_run_with_another_segment(trained, copy):

@@ -73,9 +73,6 @@ def main(overrides: command.Overrides) -> None:
       _show_as_it_comes(loaded.codec, tokens)
     else:
       show_each(loaded.codec, prompts, tokens)
-  except KeyboardInterrupt:
-    print()
-    sys.exit(130)
   except BrokenPipeError:  # whoever reads has had enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
