@@ -69,13 +69,13 @@ class CheckpointStore:
       self.folder.mkdir(parents=True, exist_ok=True)
       self._manager = ocp.CheckpointManager(self.folder, options=options)
     self._scores: dict[int, float] = {}
-    self._unranked: dict[int, DamageError] = {}  # nobody can read how good
+    self.unranked: dict[int, DamageError] = {}  # nobody can read how good
     for step in self.steps:
       try:
         body = everywhere('metadata', functools.partial(self._read_meta, step))
         self._rank(step, body['metrics'])
       except DamageError as damage:
-        self._unranked[step] = damage
+        self.unranked[step] = damage
 
   def __enter__(self) -> 'CheckpointStore':
     return self
@@ -95,7 +95,7 @@ class CheckpointStore:
   @property
   def best_step(self) -> int | None:
     """The step of lowest metric (the later of equals); None: none has one."""
-    for step, damage in self._unranked.items():
+    for step, damage in self.unranked.items():
       where = self.folder / str(step)
       _log.warning('Checkpoint %s has no rank: %s.', where, damage)
     return next(iter(self.best(self.steps)), None)
@@ -230,6 +230,7 @@ class CheckpointStore:
   def _rank(self, step: int, metrics: dict | None) -> None:
     score = (metrics or {}).get(self.settings.metric, math.nan)
     self._scores.pop(step, None)
+    self.unranked.pop(step, None)
     if math.isfinite(score):
       self._scores[step] = float(score)
 

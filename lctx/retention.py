@@ -1,4 +1,7 @@
-"""Which checkpoints a run keeps: the newest, the best, none that is damaged."""
+"""Which checkpoints a run keeps: the newest and the best.
+
+One whose metadata cannot be read may be the best, so it stays.
+"""
 
 import dataclasses
 
@@ -25,7 +28,7 @@ class Checkpoints:
 
 
 class Keep:
-  """Tells Orbax what to keep: the newest, the best, none that is damaged."""
+  """Tells Orbax what to keep: no checkpoint that was found damaged."""
 
   def __init__(self, store):
     self.store = store
@@ -39,4 +42,5 @@ class Keep:
     if whole and not store.best(whole[-1:]):  # no step has gone on from it yet
       kept |= {*whole[-2:]}
     kept |= {*store.best(whole)[: settings.keep_best]}
+    kept |= {step for step in whole if step in store.unranked}
     return [step in kept for step in steps]

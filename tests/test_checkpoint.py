@@ -384,6 +384,7 @@ def test_a_best_checkpoint_that_loses_its_rank_is_named(tmp_path, caplog):
   with store_in(tmp_path) as store:
     assert store.best_step == 2
   assert f'{tmp_path / "1"} has no rank' in caplog.text
+  assert fill(tmp_path, [3, 4, 5]) == [1, 2, 4, 5]  # it is not ours to remove
 
 
 def test_without_a_metric_nothing_is_best(tmp_path):
