@@ -9,7 +9,7 @@ import numpy as np
 from lctx.data.codec import Codec
 from lctx.data.store import Store
 from lctx.errors import UserError
-from lctx.evaluation.gain import by_position, compare
+from lctx.evaluation.gain import Comparison, by_position, compare
 from lctx.evaluation.report import Result
 from lctx.evaluation.rows import Rows, by_document, by_lane
 from lctx.evaluation.score import Evaluation, Scorer
@@ -101,7 +101,7 @@ def measure(
       'set eval.split to another split.'
     )
   conditions = ('own',)
-  if settings.compare and scorer.model.memory.length:
+  if settings.compare and scorer.model.memory.length:  # else `table` says so
     conditions = ('own', 'none') if first.other is None else CONDITIONS
   counts, tally = Counts(codec), Tally(scorer.segment)
   for piece, nats in scorer(itertools.chain([first], pieces), conditions, poll):
@@ -109,18 +109,22 @@ def measure(
     tally.add(piece, codec.num_bytes[piece.targets], nats)
   comparison = compare(tally) if len(conditions) > 1 else None
   if comparison is not None and store.num_documents == 1:
-    note = (
-      f'One document, read in {settings.rows} stretches that stand in for '
-      'documents; another stretch lends its memory.'
-    )
-    notes = ' '.join(filter(None, (note, comparison.note)))
-    comparison = dataclasses.replace(comparison, note=notes)
+    comparison = _of_stretches(comparison, settings.rows)
   return Result(
     title,
     counts.units(store, settings.tokens is None),
     comparison,
     by_position(tally),
   )
+
+
+def _of_stretches(comparison: Comparison, rows: int) -> Comparison:
+  note = (
+    f'One document, read in {rows} stretches that stand in for documents; '
+    'another stretch lends its memory.'
+  )
+  notes = ' '.join(filter(None, (note, comparison.note)))
+  return dataclasses.replace(comparison, note=notes)
 
 
 def by_stretch(

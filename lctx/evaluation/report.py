@@ -16,7 +16,7 @@ WIDTH = 80
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """`title` says what was evaluated; `comparison` is None without memory.
+  """`title` says what was evaluated; `comparison`: None if memory was not.
 
   `positions` are the losses by distance into the document.
   """
@@ -32,6 +32,10 @@ def table(result: Result) -> str:
   blocks = [_heading(result.title), _units(result.units)]
   if result.comparison is not None:
     blocks += [summary(result.comparison), _bins(result.comparison)]
+  else:
+    blocks.append(
+      'Memory is not compared: that takes eval.compare and a memory to compare.'
+    )
   return '\n\n'.join(block for block in blocks if block)
 
 

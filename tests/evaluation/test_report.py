@@ -85,9 +85,11 @@ def test_the_table_fits_80_columns_and_shows_every_unit_and_bin():
   ]
 
 
-def test_a_model_without_memory_has_a_table_of_units_alone():
+def test_where_memory_is_not_compared_a_line_says_so():
   text = table(Result('no memory', result().units, None))
   assert 'bits per character' in text and 'segment' not in text
+  assert text.splitlines()[-1].startswith('Memory is not compared: ')
+  assert max(map(len, text.splitlines())) <= 80
 
 
 def test_a_missing_number_is_a_dash():
