@@ -66,15 +66,13 @@ class Evaluation:
     Raises:
       ValueError: the model has no such thing to set.
     """
-    changes = {'length': self.memory, 'same_length': self.same_length}
-    changes = {k: v for k, v in changes.items() if v is not None}
-    if changes:
-      memory = _with(model.memory, 'memory', **changes)
-      model = dataclasses.replace(model, memory=memory)
-    if self.clamp is not None:
-      position = _with(model.position, 'clamp', clamp=self.clamp)
-      model = dataclasses.replace(model, position=position)
-    return model
+    memory = _with(
+      model.memory,
+      memory=('length', self.memory),
+      same_length=('same_length', self.same_length),
+    )
+    position = _with(model.position, clamp=('clamp', self.clamp))
+    return dataclasses.replace(model, memory=memory, position=position)
 
 
 class Scorer:
@@ -170,11 +168,18 @@ def _read(
   return carry, merge(found)
 
 
-def _with(part, name, **changes):
+def _with(part, **settings):
+  """`settings`: by the name in `eval`, the field of the part and its value."""
+  given = {k: pair for k, pair in settings.items() if pair[1] is not None}
+  changes = dict(given.values())
+  said = ' and '.join(f'eval.{k} = {value}' for k, (_, value) in given.items())
   fields = {field.name for field in dataclasses.fields(part)}
   if not set(changes) <= fields:
     raise ValueError(
-      f'eval.{name} cannot be set: {type(part).__name__} has no '
-      f'{", ".join(changes)}. Leave it none.'
+      f'{said} cannot be: {type(part).__name__} has no '
+      f'{", ".join(set(changes) - fields)}. Leave it none.'
     )
-  return dataclasses.replace(part, **changes)
+  try:
+    return dataclasses.replace(part, **changes)
+  except ValueError as error:
+    raise ValueError(f'{said} does not fit the model: {error}') from error

@@ -168,8 +168,26 @@ def test_memory_and_clamp_of_an_evaluation_change_the_model():
 
 def test_an_evaluation_refuses_what_a_model_cannot_do():
   forgetful = dataclasses.replace(MODEL, memory=Memory())
-  with pytest.raises(ValueError, match='memory cannot be set'):
+  with pytest.raises(ValueError, match=r'eval\.memory = 3 cannot be'):
     Evaluation(memory=3).model(forgetful)
+  with pytest.raises(ValueError, match=r'eval\.same_length = True cannot be'):
+    Evaluation(same_length=True).model(forgetful)
+
+
+@pytest.mark.parametrize(
+  'trained, fields, said',
+  [
+    ({'same_length': True}, {'memory': 0}, 'eval.memory = 0 does not fit'),
+    ({'length': 0}, {'same_length': True}, 'eval.same_length = True does not'),
+  ],
+)
+def test_what_does_not_fit_the_model_is_told_by_the_field_of_eval(
+  trained, fields, said
+):
+  memory = dataclasses.replace(MODEL.memory, **trained)
+  model = dataclasses.replace(MODEL, memory=memory)
+  with pytest.raises(ValueError, match=said):
+    Evaluation(**fields).model(model)
 
 
 @pytest.mark.parametrize(
