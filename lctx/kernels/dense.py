@@ -1,33 +1,37 @@
 """Attention by its definition: every logit at once. The others equal it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
-from lctx.kernels.dropout import Dropout
+from lctx.kernels.base import Kernel
 from lctx.kernels.source import MASKED, Source, hidden, rotated
 from lctx.products import met, weighed
 from lctx.types import Array
 
 
-def dense(sources: tuple[Source, ...], dropout: Dropout | None) -> Array:
-  """softmax over the keys of all sources, times their values: [B, T, N, H].
+@dataclasses.dataclass(frozen=True)
+class Dense(Kernel):
+  """Memory is O(T x S).
 
-  Logits and softmax are float32. A query that sees no key gets zeros. Memory
-  is O(T x S). Values are summed before they are divided by the row's sum: only
-  one [T, S] is kept for the backward pass then, and none is divided.
+  Values are summed before they are divided by the row's sum: only one [T, S] is
+  kept for the backward pass then, and none is divided.
   """
-  s_NBTS = jnp.concatenate([_logits(source) for source in sources], axis=-1)
-  highest_NBT1 = jax.lax.stop_gradient(s_NBTS.max(axis=-1, keepdims=True))
-  p_NBTS = jnp.exp(s_NBTS - highest_NBT1)
-  sum_NBT1 = p_NBTS.sum(axis=-1, keepdims=True)
-  if dropout is not None:
-    heads = p_NBTS.shape[0]
-    keep = [dropout.keep(heads, s.q_at, s.k_at) for s in sources]
-    p_NBTS = p_NBTS * jnp.concatenate(keep, axis=-1)
-  v_BSNH = jnp.concatenate([source.v for source in sources], axis=1)
-  y_NBTH = weighed(p_NBTS.astype(v_BSNH.dtype), v_BSNH)
-  y_NBTH = jnp.where(highest_NBT1 > MASKED / 2, y_NBTH / sum_NBT1, 0)
-  return jnp.moveaxis(y_NBTH, 0, 2).astype(v_BSNH.dtype)
+
+  def __call__(self, sources, dropout):
+    s_NBTS = jnp.concatenate([_logits(source) for source in sources], axis=-1)
+    highest_NBT1 = jax.lax.stop_gradient(s_NBTS.max(axis=-1, keepdims=True))
+    p_NBTS = jnp.exp(s_NBTS - highest_NBT1)
+    sum_NBT1 = p_NBTS.sum(axis=-1, keepdims=True)
+    if dropout is not None:
+      heads = p_NBTS.shape[0]
+      keep = [dropout.keep(heads, s.q_at, s.k_at) for s in sources]
+      p_NBTS = p_NBTS * jnp.concatenate(keep, axis=-1)
+    v_BSNH = jnp.concatenate([source.v for source in sources], axis=1)
+    y_NBTH = weighed(p_NBTS.astype(v_BSNH.dtype), v_BSNH)
+    y_NBTH = jnp.where(highest_NBT1 > MASKED / 2, y_NBTH / sum_NBT1, 0)
+    return jnp.moveaxis(y_NBTH, 0, 2).astype(v_BSNH.dtype)
 
 
 def _logits(source: Source) -> Array:

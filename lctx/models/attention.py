@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from lctx.kernels.dense import dense
+from lctx.kernels.base import Kernel
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.layers.parameters import declare
@@ -77,6 +77,7 @@ class Attention(nn.Module):
   pattern: Pattern
   memory: Memory
   dropout: float
+  kernel: Kernel
 
   @nn.compact
   def __call__(
@@ -112,7 +113,7 @@ class Attention(nn.Module):
         q_BTNH, opened.k, opened.v, at, opened.at, (score,), pattern
       )
     sources = self.memory.sources(carry.memory, near, project)
-    y_BTNH = dense(sources, self._dropout())
+    y_BTNH = self.kernel(sources, self._dropout())
     y = jnp.einsum('btnh,nhd->btd', y_BTNH, out_NHD.astype(x.dtype))
     if carry.open is not None:
       nothing = jnp.zeros((), jnp.float32)

@@ -4,6 +4,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from lctx.kernels.base import Kernel
 from lctx.layers.ffn import FeedForward
 from lctx.layers.norm import LayerNorm
 from lctx.layers.parameters import declare
@@ -24,6 +25,7 @@ class Block(nn.Module):
   pattern: Pattern
   memory: Memory
   dropout: Dropout
+  kernel: Kernel
 
   @nn.compact
   def __call__(
@@ -39,6 +41,7 @@ class Block(nn.Module):
       self.pattern,
       self.memory,
       self.dropout.attention,
+      self.kernel,
       name='attention',
     )
     ffn_width = self.stack.ffn_width or 4 * x.shape[-1]

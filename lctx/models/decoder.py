@@ -63,6 +63,7 @@ class Decoder(nn.Module):
       self.pattern,
       self.memory,
       self.dropout,
+      self.compute.kernel,
     )
 
   def __call__(

@@ -4,6 +4,12 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from lctx.kernels.base import Kernel
+from lctx.kernels.chunked import Chunked
+from lctx.kernels.dense import Dense
+
+__all__ = ['Chunked', 'Compute', 'Dense', 'Dropout', 'Stack']
+
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
@@ -73,13 +79,15 @@ class Compute:
   `dtype`: of activations; parameters, softmax and losses stay float32.
   `remat_layers`, `remat_segments`: recompute instead of storing, per layer
   and per segment. `unroll`: layers per step of the scan over layers; more
-  is faster and compiles longer.
+  is faster and compiles longer. `kernel` of attention: Dense is the faster one
+  while [queries, keys] fits, Chunked takes memory in proportion to the length.
   """
 
   dtype: str = 'float32'
   remat_layers: bool = False
   remat_segments: bool = False
   unroll: int = 1
+  kernel: Kernel = dataclasses.field(default_factory=Dense)
 
   def __post_init__(self):
     if self.dtype not in ('float32', 'bfloat16'):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from lctx.patterns.base import Pattern
+from lctx.patterns.base import Pattern, Reach
 from lctx.types import distance
 
 
@@ -12,6 +12,10 @@ class Causal(Pattern):
 
   def allowed(self, q_at, k_at):
     return distance(q_at, k_at) >= 0
+
+  @property
+  def reach(self):
+    return Reach(after=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,10 @@ class Window(Pattern):
     steps = distance(q_at, k_at)
     return (steps >= 0) & (steps <= self.before)
 
+  @property
+  def reach(self):
+    return Reach(self.before, after=0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Staircase(Pattern):
@@ -46,3 +54,7 @@ class Staircase(Pattern):
     steps = distance(q_at, k_at)
     behind_start = q_at.segment[:, :, None] - k_at.index[:, None, :]
     return (steps >= 0) & (behind_start <= self.before)
+
+  @property
+  def reach(self):
+    return Reach(after=0)

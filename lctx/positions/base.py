@@ -4,6 +4,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 from lctx.types import Array, Coords
 
 
@@ -17,8 +20,26 @@ class Sizes(NamedTuple):
   dtype: Any  # of activations
 
 
+class Tile(NamedTuple):
+  """A block of logits, as a kernel computes them one after the other.
+
+  `query` and `key` are the first of each, counted within their source.
+  """
+
+  query: int | Array
+  queries: int
+  key: int | Array
+  keys: int
+  length: int  # queries of the whole source
+
+
 class Score:
-  """A pytree of arrays, nothing closed over, that changes attention logits."""
+  """A pytree of arrays, nothing closed over, that changes attention logits.
+
+  Kernels that compute tiles call `along` once per source, then `cut` and
+  `block` for each tile, and `put` for its gradient. Only a score that holds an
+  array as long as the text has to refine them.
+  """
 
   def rotate(
     self, q_BTNH: Array, k_BSNH: Array, q_at: Coords, k_at: Coords
@@ -31,6 +52,18 @@ class Score:
   ) -> Array:
     """Changes a block of logits; `q_BTNH` is scaled but not rotated."""
     return s_NBTS
+
+  def along(self, q_at: Coords, k_at: Coords) -> 'Score':
+    """The same for one source, laid out so that tiles can be cut from it."""
+    return self
+
+  def cut(self, tile: Tile) -> 'Score':
+    """What a tile needs of what `along` gave."""
+    return self
+
+  def put(self, total: 'Score', part: 'Score', tile: Tile) -> 'Score':
+    """`total` with the gradient `part` of what `cut` gave added to it."""
+    return jax.tree.map(jnp.add, total, part)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ Dai et al. 2019, section 3.3. With d the distance from key back to query:
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -125,14 +126,85 @@ class Relative(Score):
       by_distance_NBTP = jnp.concatenate([far_NBTP, by_distance_NBTP], axis=-1)
     return s_NBTS + shifted(by_distance_NBTP, k_at.length)
 
+  def along(self, q_at, k_at):
+    if q_at.start is None or k_at.start is None:
+      return self
+    reach = q_at.start - k_at.start + q_at.length
+    rows, longest = q_at.length + k_at.length, self.r_PNH.shape[0]
+
+    def laid(x_P):
+      far = (max(0, reach - longest), *x_P.shape[1:])
+      far_P = jnp.broadcast_to(x_P[-1:], far)
+      return jnp.concatenate([far_P, falling(x_P, reach, rows - 1)])[:rows]
+
+    r_PNH, c_PN = jax.tree.map(laid, (self.r_PNH, self.c_PN))
+    return RelativeRows(r_PNH, self.v_NH, c_PN, self.scale)
+
   def _by_distance(self, q_BTNH, r_PNH, c_PN):
-    x_NBTP = met_by_all(q_BTNH, r_PNH.astype(q_BTNH.dtype))
-    if c_PN is None:
-      return x_NBTP
-    return x_NBTP + (c_PN * self.scale).T[:, None, None, :]
+    return by_distance(q_BTNH, r_PNH, c_PN, self.scale)
 
   def _scaled(self, bias_NH, q_BTNH):
-    return (bias_NH * self.scale).astype(q_BTNH.dtype)[None, None]
+    return scaled(bias_NH, self.scale, q_BTNH)
+
+
+@struct.dataclass
+class RelativeRows(Score):
+  """`Relative` along one source: from row to row a step less, after the first.
+
+  So a tile needs rows that lie together, one more than its sides are long.
+  """
+
+  r_PNH: Array
+  v_NH: Array | None
+  c_PN: Array | None
+  scale: float = struct.field(pytree_node=False)
+
+  def block(self, s_NBTS, q_BTNH, q_at, k_at):
+    if self.v_NH is not None:
+      q_BTNH = q_BTNH + scaled(self.v_NH, self.scale, q_BTNH)
+    x_NBTP = by_distance(q_BTNH, self.r_PNH, self.c_PN, self.scale)
+    return s_NBTS + shifted(x_NBTP, k_at.length)
+
+  def cut(self, tile):
+    start, count = _rows(tile)
+
+    def cut(x_P):
+      return jax.lax.dynamic_slice_in_dim(x_P, start, count)
+
+    r_PNH, c_PN = jax.tree.map(cut, (self.r_PNH, self.c_PN))
+    return self.replace(r_PNH=r_PNH, c_PN=c_PN)
+
+  def put(self, total, part, tile):
+    start, count = _rows(tile)
+
+    def add(total_P, part_P):
+      part_P += jax.lax.dynamic_slice_in_dim(total_P, start, count)
+      return jax.lax.dynamic_update_slice_in_dim(total_P, part_P, start, 0)
+
+    r_PNH, c_PN = jax.tree.map(
+      add, (total.r_PNH, total.c_PN), (part.r_PNH, part.c_PN)
+    )
+    v_NH = jax.tree.map(jnp.add, total.v_NH, part.v_NH)
+    return total.replace(r_PNH=r_PNH, v_NH=v_NH, c_PN=c_PN)
+
+
+def _rows(tile):
+  """The first row that a tile needs, and how many."""
+  start = tile.length - tile.queries - tile.query + tile.key
+  return start, tile.queries + tile.keys
+
+
+def by_distance(q_BTNH, r_PNH, c_PN, scale) -> Array:
+  """What each query thinks of each row: float32 [N, B, T, P]."""
+  x_NBTP = met_by_all(q_BTNH, r_PNH.astype(q_BTNH.dtype))
+  if c_PN is None:
+    return x_NBTP
+  return x_NBTP + (c_PN * scale).T[:, None, None, :]
+
+
+def scaled(bias_NH, scale, q_BTNH) -> Array:
+  """A bias as it is added to queries, which are scaled already."""
+  return (bias_NH * scale).astype(q_BTNH.dtype)[None, None]
 
 
 def gathered(x_NBTP: Array, steps_BTS: Array) -> Array:

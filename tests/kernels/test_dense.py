@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
-from lctx.kernels.dense import dense
+from lctx.kernels.dense import Dense
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.patterns.causal import Causal, Window
@@ -53,7 +53,7 @@ def keys_of(whole, start, stop):
   )
 
 
-attend = tiny.quick_jit(dense)
+attend = tiny.quick_jit(Dense())
 
 
 def test_attention_is_its_equation(close):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
+from lctx.kernels.chunked import Chunked
 from lctx.models.parts import Compute, Dropout
 from lctx.models.segments import scan_segments, split
 from lctx.types import segment_coords
@@ -21,6 +22,10 @@ VARIANTS = {
   'segments again': Compute(remat_segments=True),
   'both again': Compute(remat_layers=True, remat_segments=True),
   'two layers at a time': Compute(unroll=2),
+  'by tiles': Compute(kernel=Chunked(3, 4)),
+  'by tiles, both again': Compute(
+    remat_layers=True, remat_segments=True, kernel=Chunked(4, 9)
+  ),
 }
 
 

@@ -1,0 +1,21 @@
+"""The seam of kernels: how sources become the output of attention."""
+
+import dataclasses
+
+from lctx.kernels.dropout import Dropout
+from lctx.kernels.source import Source
+from lctx.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """softmax over the keys of all sources, times their values: [B, T, N, H].
+
+  Logits and softmax are float32. A query that sees no key gets zeros. All
+  kernels give the same, dropout included; `Dense` is the definition.
+  """
+
+  def __call__(
+    self, sources: tuple[Source, ...], dropout: Dropout | None
+  ) -> Array:
+    raise NotImplementedError
