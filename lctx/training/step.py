@@ -89,20 +89,18 @@ def make_step(
     average = state.average
     if average is not None:
       average = ema(average, params, settings.ema, state.updates)
-
-    def kept(new, old):
-      return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
-    applied = finite.astype(jnp.int32)
     new = state.replace(
-      step=state.step + 1,
-      params=kept(params, state.params),
-      average=kept(average, state.average),
-      moments=kept(moments, state.moments),
-      carry=kept(carry, model.initial(batch.tokens.shape[0])),
-      updates=state.updates + applied,
-      skipped=(state.skipped + 1) * (1 - applied),
+      params=params,
+      average=average,
+      moments=moments,
+      carry=carry,
+      updates=state.updates + 1,
+      skipped=jnp.zeros_like(state.skipped),
     )
+    empty = model.initial(batch.tokens.shape[0])
+    old = state.replace(carry=empty, skipped=state.skipped + 1)
+    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    new = new.replace(step=state.step + 1)
     return new, {'loss': nats, 'penalty': penalty, 'gradient_norm': norm}
 
   return jax.jit(step, donate_argnums=0)
