@@ -8,7 +8,6 @@ every leaf's shape, type and checksum.
 """
 
 import functools
-import hashlib
 import json
 import logging
 import math
@@ -20,7 +19,14 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lctx.checksum import check_fit, compare, named_leaves, table
+from lctx.checksum import (
+  check_fit,
+  compare,
+  named_leaves,
+  sealed,
+  table,
+  unsealed,
+)
 from lctx.damage import (
   CheckpointError,
   DamageError,
@@ -109,8 +115,8 @@ class CheckpointStore:
     """Starts to write a checkpoint; returns when `state` may be overwritten.
 
     A step that is there already is only given a validation that came later
-    than its checkpoint. Whatever went wrong in the
-    background since the last call raises here, or in `wait` and `close`.
+    than its checkpoint. Whatever went wrong in the background since the last
+    call raises here, or in `wait` and `close`.
 
     Args:
       step: steps made so far, skipped ones included.
@@ -131,7 +137,7 @@ class CheckpointStore:
       return
     leaves = {k: x for k, x in named_leaves(state).items() if x.size}
     assert all(isinstance(x, jax.Array) for x in leaves.values())
-    body = _sealed({'meta': meta, 'metrics': metrics, 'leaves': table(state)})
+    body = sealed({'meta': meta, 'metrics': metrics, 'leaves': table(state)})
     self._rank(step, metrics)
     with self._writing():
       if step in self.damaged:
@@ -154,12 +160,13 @@ class CheckpointStore:
   ) -> Restored | None:
     """The newest checkpoint that is whole, or None where there is none.
 
-    A damaged one is skipped for the one before it, with a warning. If an
-    older one was restored, the damaged ones go when the next is saved.
+    A damaged one is skipped for the one before it, with a warning; it goes
+    when the next is saved.
 
     Args:
       abstract_state: what to make: a pytree of `jax.ShapeDtypeStruct`, or of
         arrays, with the shardings to restore to (none: the first device).
+        Fields of the state that it lacks are not read.
       step: this one and no other.
       check: raises if `meta` is of another run; called before arrays are read.
 
@@ -168,31 +175,23 @@ class CheckpointStore:
       ValueError: it holds other leaves than `abstract_state`.
     """
     self.wait()
-    steps = self.steps if step is None else [step]
-    if not set(steps) <= set(self.steps):
-      raise CheckpointError(
-        f'{self.folder} has no checkpoint of step {step}. It has '
-        f'{self.steps or "none at all"}; ask for one of these.'
-      )
     bad = {}
-    for candidate in reversed(steps):
+    for candidate in self._candidates(step):
       try:
         restored = self._restore(candidate, abstract_state, check)
+        self.damaged |= set(bad)
+        return restored
       except DamageError as damage:
         bad[candidate] = str(damage)
         where = self.folder / str(candidate)
         _log.warning('Checkpoint %s is skipped: %s.', where, damage)
-      else:
-        self.damaged |= set(bad)
-        return restored
-    if not bad:
-      return None
-    reasons = '; '.join(f'step {s}: {reason}' for s, reason in bad.items())
-    raise CheckpointError(
-      f'No checkpoint in {self.folder} can be restored ({reasons}). Copy the '
-      'folder back from a backup, name another step, or start again in a new '
-      'workdir.'
-    )
+    if bad:
+      reasons = '; '.join(f'step {s}: {reason}' for s, reason in bad.items())
+      raise CheckpointError(
+        f'No checkpoint in {self.folder} can be restored ({reasons}). Copy it '
+        'back from a backup, name another step, or start in a new workdir.'
+      )
+    return None
 
   def withdraw(self, step: int) -> None:
     """Takes back a checkpoint that was saved."""
@@ -215,10 +214,21 @@ class CheckpointStore:
         self._manager.close()
       logging.getLogger('absl').removeFilter(self._quiet)
 
+  def _candidates(self, step: int | None) -> list[int]:
+    """What `restore` tries, in turn."""
+    if step is None:
+      return self.steps[::-1]
+    if step not in self.steps:
+      raise CheckpointError(
+        f'{self.folder} has no checkpoint of step {step}. It has '
+        f'{self.steps or "none at all"}; ask for one of these.'
+      )
+    return [step]
+
   def _amend(self, step: int, meta: dict, metrics: dict) -> None:
     """Writes the metadata of a checkpoint anew, at once or not at all."""
     body = everywhere('metadata', lambda: self._read_meta(step))
-    body = _sealed(body | {'meta': meta, 'metrics': metrics})
+    body = sealed(body | {'meta': meta, 'metrics': metrics})
     with self._writing():
       if jax.process_index() == 0:
         path = self.folder / str(step) / 'meta' / 'metadata'
@@ -246,7 +256,7 @@ class CheckpointStore:
     leaves = everywhere('arrays', lambda: self._read_leaves(step, targets))
     state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
     got = table(state)
-    wrong = [name for name, row in body['leaves'].items() if got[name] != row]
+    wrong = [name for name, row in got.items() if body['leaves'][name] != row]
     if wrong:
       some = ', '.join(wrong[:3]) + (' and others' if len(wrong) > 3 else '')
       raise DamageError(f'{some}: the checksum differs from the saved one')
@@ -255,32 +265,22 @@ class CheckpointStore:
   def _read_meta(self, step: int) -> dict:
     reader = ocp.handlers.JsonCheckpointHandler()
     body = reader.restore(self.folder / str(step) / 'meta')
-    if body.pop('hash', None) != _hash(body):
+    if not unsealed(body):
       raise DamageError('they differ from what was written')
     return body
 
   def _read_leaves(self, step: int, targets: dict) -> list[jax.Array]:
     """Not by way of the manager, in which other processes wait for this one."""
     full = {name: target for name, target in targets.items() if target.size}
-    reader = ocp.handlers.StandardCheckpointHandler()
-    args = ocp.args.StandardRestore(full)
+    reader = ocp.handlers.PyTreeCheckpointHandler()
+    wanted = ocp.checkpoint_utils.construct_restore_args(full)
+    args = ocp.args.PyTreeRestore(full, wanted, partial_restore=True)
     with patient_event_loops():
       read = reader.restore(self.folder / str(step) / 'state', args=args)
     return [
       read[name] if target.size else _empty(target)
       for name, target in targets.items()
     ]
-
-
-def _sealed(body: dict) -> dict:
-  """As JSON gives it back, with its hash."""
-  body = json.loads(json.dumps(body))
-  return body | {'hash': _hash(body)}
-
-
-def _hash(body: dict) -> str:
-  text = json.dumps(body, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _target(leaf) -> jax.ShapeDtypeStruct:

@@ -1,4 +1,4 @@
-"""Is it the same? Checksums of arrays, and what to say when something differs.
+"""Is it the same? Checksums, and what to say when something differs.
 
 The checksum of an array is taken where its shards lie:
 
@@ -11,6 +11,7 @@ each. One changed element changes it for sure; elements that swap places, or
 several that change, do so with odds of 2^64 to 1 (there are two such sums).
 """
 
+import hashlib
 import json
 from typing import Any
 
@@ -60,16 +61,32 @@ def table(state) -> dict[str, dict]:
 
 
 def check_fit(saved: dict[str, dict], wanted, where) -> None:
-  """Raises if a saved `table` has other leaves than the pytree `wanted`."""
-  have = {n: f'{r["dtype"]} {r["shape"]}' for n, r in saved.items()}
+  """Raises if a saved `table` has other leaves than the pytree `wanted`.
+
+  Fields of a state that `wanted` has nothing of are not compared.
+  """
   forms = {name: _form(x) for name, x in named_leaves(wanted).items()}
   need = {n: f'{r["dtype"]} {r["shape"]}' for n, r in forms.items()}
+  have = {n: f'{r["dtype"]} {r["shape"]}' for n, r in saved.items()}
+  fields = {name.partition('.')[0] for name in need}
+  have = {n: form for n, form in have.items() if n.partition('.')[0] in fields}
   if differ := _differences(have, need, 'nothing'):
     raise ValueError(
       f'Checkpoint {where} holds other arrays than this run needs: {differ}. '
       'Give back the model, optimizer and data settings it was saved with, or '
       'start in a new workdir.'
     )
+
+
+def sealed(body: dict) -> dict:
+  """As JSON gives it back, with its hash."""
+  body = json.loads(json.dumps(body))
+  return body | {'hash': _hash(body)}
+
+
+def unsealed(body: dict) -> bool:
+  """Takes the hash out again; whether it was that of the rest."""
+  return body.pop('hash', None) == _hash(body)
 
 
 def compare(saved: dict, wanted: dict) -> None:
@@ -84,6 +101,11 @@ def compare(saved: dict, wanted: dict) -> None:
       f'The checkpoint in this workdir is of another run: {differ}. Give back '
       'the saved values to go on with it, or start in a new workdir.'
     )
+
+
+def _hash(body: dict) -> str:
+  text = json.dumps(body, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _differences(saved: dict, wanted: dict, absent: str) -> str:

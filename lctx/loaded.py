@@ -16,8 +16,6 @@ from lctx.errors import UserError, checking
 from lctx.generation import decode
 from lctx.generation.sampling import Sampling
 from lctx.models.decoder import Decoder
-from lctx.sharding import mesh as meshes
-from lctx.training.state import abstract_state
 from lctx.types import Params
 
 _log = logging.getLogger(__name__)
@@ -97,22 +95,16 @@ def load(workdir: str | Path, *, checkpoint: str | int = 'best') -> Loaded:
   with checking():
     codec = data.load_codec(folder)
     model = config.model.with_vocabulary(codec.size)
-    mesh = meshes.build(meshes.Mesh(data=1), jax.devices()[:1])
-    abstract = abstract_state(
-      model,
-      config.optimizer.transform(config.train.steps, model.axes()),
-      config.data.rows,
-      mesh,
-      bool(config.train.ema),
-    )
+    shapes = jax.eval_shape(model.init_params, jax.random.key(0))
+    evaluated = 'average' if config.train.ema else 'params'
     with CheckpointStore(folder / 'checkpoints', config.checkpoint) as store:
-      restored = _restored(store, abstract, codec, checkpoint)
+      restored = _restored(store, {evaluated: shapes}, codec, checkpoint)
   if restored is None:
     raise UserError(
       f'workdir = {str(workdir)!r} has no checkpoint yet. Let train.py run '
       'until it has saved one.'
     )
-  params = restored.state.evaluated
+  params = restored.state[evaluated]
   return Loaded(model, params, codec, config, restored.step)
 
 

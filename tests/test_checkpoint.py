@@ -117,6 +117,21 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path):
   np.testing.assert_array_equal(draw(got.state.key), draw(state.key))
 
 
+def test_a_part_is_read_and_proved_alone(tmp_path):
+  state = make_state(3)
+  part = {'params': state.params}
+  with store_in(tmp_path) as store:
+    store.save(3, state, {})
+    assert same(store.restore(abstract(part)).state, part)
+    read = store.restore({'optimizer': abstract(state.optimizer)}).state
+    assert same(read, {'optimizer': state.optimizer})
+    with pytest.raises(ValueError, match=r'params\.bias is .* nothing here'):
+      store.restore({'params': {'kernel': state.params['kernel']}})
+  flip_a_byte(largest_file(tmp_path))
+  with store_in(tmp_path) as store, pytest.raises(CheckpointError):
+    store.restore(abstract(part))
+
+
 def test_a_step_that_is_there_is_left_alone(tmp_path):
   with store_in(tmp_path) as store:
     store.save(1, make_state(1), {})

@@ -139,6 +139,17 @@ def test_the_average_is_what_is_loaded_and_evaluated(config, trained):
   assert np.abs(np.asarray(one) - np.asarray(two)).max() > 1e-4
 
 
+def test_nothing_but_what_is_evaluated_is_read(trained, monkeypatch):
+  def seen(self, wanted, *rest):
+    asked.extend(wanted)
+    return restore(self, wanted, *rest)
+
+  asked, restore = [], CheckpointStore.restore
+  monkeypatch.setattr(CheckpointStore, 'restore', seen)
+  lctx.load(trained[0])
+  assert asked == ['average']
+
+
 def test_a_checkpoint_of_one_mesh_goes_on_on_another(config, trained, copy):
   shutil.rmtree(copy / 'checkpoints' / str(STEPS))
   other = change(
