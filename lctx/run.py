@@ -11,7 +11,7 @@ import jax
 
 from lctx import config as configs
 from lctx import data
-from lctx.checkpoint import CheckpointStore, compare
+from lctx.checkpoint import CheckpointStore, Restored, compare
 from lctx.config import Config
 from lctx.errors import RunError, UserError, checking, writable
 from lctx.evaluation import pictures, report
@@ -136,10 +136,14 @@ def _trained(run: Run, interrupt: Interrupt) -> bool:
   config, settings = run.config, run.config.train
   checkpoints = run.folder / 'checkpoints'
   with CheckpointStore(checkpoints, config.checkpoint) as store:
-    state, meta = _begun(run, store)
-    start = int(state.step)
     with checking():
+      restored = store.restore(
+        run.abstract,
+        check=lambda meta: compare(meta['fingerprint'], fingerprint(run)),
+      )
+      start = 0 if restored is None else restored.step
       metrics = open_metrics(config.log, run.folder, start, _as_json(config))
+    state, meta = _begun(run, restored)
     with metrics, Progress(settings.steps, start) as progress:
       after = _Hooks(run, store, metrics, progress, interrupt)
       after.validate.recall(meta)
@@ -160,21 +164,22 @@ def _trained(run: Run, interrupt: Interrupt) -> bool:
       validate, done = after.validate, int(state.step)
       if validate.owed or (done < settings.steps and not validate.over):
         progress.say(
-          f'Stopped at step {done:,} of {settings.steps:,}. The same command '
-          f'goes on from step {store.latest_step or 0:,}, which is saved.'
+          f'Stopped at step {done:,} of {settings.steps:,}. '
+          f'The same command {_way_on(store.latest_step)}.'
         )
         return False
   return True
 
 
-def _begun(run: Run, store: CheckpointStore) -> tuple[State, dict]:
+def _way_on(step: int | None) -> str:
+  if step is None:
+    return 'begins anew, for nothing that training can go on from is saved'
+  return f'goes on from step {step:,}, which is saved'
+
+
+def _begun(run: Run, restored: Restored | None) -> tuple[State, dict]:
   """The state to start from, and what validation remembers."""
   config = run.config
-  with checking():
-    restored = store.restore(
-      run.abstract,
-      check=lambda meta: compare(meta['fingerprint'], fingerprint(run)),
-    )
   configs.save(config, run.folder)
   for field in dataclasses.fields(config):
     _log.info('config.%s = %s', field.name, getattr(config, field.name))
@@ -184,7 +189,7 @@ def _begun(run: Run, store: CheckpointStore) -> tuple[State, dict]:
     return initial_state(
       run.model, run.transform, config.seed, run.abstract
     ), {}
-  _log.info('goes on from step %d of %s', restored.step, store.folder)
+  _log.info('goes on from step %d of %s', restored.step, run.folder)
   return restored.state, restored.meta['validate']
 
 

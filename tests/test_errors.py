@@ -157,6 +157,13 @@ MISTAKES = {
 }
 
 
+def test_a_log_that_cannot_be_had_is_told_before_anything_compiles(
+  train, tmp_path
+):
+  train(SMALL, WORKDIR, '--config.log.wandb=project')
+  assert not (tmp_path / 'run' / 'config.json').exists()
+
+
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_a_mistake_ends_with_one_paragraph(train, mistake):
   arguments, words = MISTAKES[mistake]

@@ -27,6 +27,7 @@ from lctx.run import prepared
 
 ROOT = Path(__file__).parent.parent
 STEPS, EVERY = 600, 100
+QUICK = '--xla_backend_optimization_level=0'  # compiles sooner
 TIMINGS = {'tokens_per_second', 'step_seconds', 'data_seconds', 'utilisation'}
 
 # Everything that is random, averaged or carried is on. Each step is logged.
@@ -64,12 +65,14 @@ class Done(NamedTuple):
 class Command:
   """`python train.py --config=... --workdir=...`, under way."""
 
-  def __init__(self, config: Path, workdir: Path, *overrides: str):
+  def __init__(
+    self, config: Path, workdir: Path, *overrides: str, flags: str = QUICK
+  ):
     self.workdir = workdir
     self._said = workdir.with_suffix('.txt').open('w+')
     environment = {
       'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': '--xla_backend_optimization_level=0',  # compiles sooner
+      'XLA_FLAGS': flags,
       'JAX_COMPILATION_CACHE_DIR': str(config.parent / 'compiled'),
     }
     program = [sys.executable, 'train.py']
@@ -153,9 +156,9 @@ def restored(config: Path, folder: Path, step: int | None = None):
     return store.restore(run.abstract, step)
 
 
-def assert_same_end(config, folder, other):
+def assert_same_end(config, folder, other, steps=STEPS):
   one, two = restored(config, folder), restored(config, other)
-  assert one.step == two.step == STEPS
+  assert one.step == two.step == steps
   assert one.meta == two.meta
   assert jax.tree.structure(one.state) == jax.tree.structure(two.state)
   leaves = [jax.tree.leaves(x.state) for x in (one, two)]
@@ -189,6 +192,23 @@ def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(config, runs):
   steps = [r['step'] for r in records(whole) if 'loss' in r]
   assert steps == list(range(1, STEPS + 1))
   assert [r['step'] for r in records(whole) if 'loss' not in r] == [300, 600]
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_is_uninterrupted_as_xla_compiles_by_default(
+  config, tmp_path
+):
+  few = '--config.train.steps=300', '--config.train.eval_every=0'
+  whole, often = tmp_path / 'whole', tmp_path / 'often'
+  done = Command(config, whole, *few, flags='').end()
+  assert done.code == 0, done.said
+  killed = Command(config, often, *few, flags='').signal_when(
+    lambda c: c.saved(100), signal.SIGKILL
+  )
+  assert killed.code == -signal.SIGKILL
+  again = Command(config, often, *few, flags='').end()
+  assert 'goes on from step ' in again.said
+  assert_same_end(config, often, whole, steps=300)
 
 
 def test_after_kill_it_goes_on_from_a_whole_checkpoint(runs):
@@ -268,6 +288,20 @@ def test_numbers_that_are_not_finite_end_with_a_paragraph(config, runs, copy):
   assert f'goes on from step {STEPS} ' in again.said
   steps = [r for r in records(copy) if 'skipped' in r]
   assert steps[-1]['step'] > STEPS and steps[-1]['skipped'] == 0
+
+
+def test_a_signal_before_anything_is_worth_saving_says_so(config, tmp_path):
+  done = Command(
+    config,
+    tmp_path / 'run',
+    '--config.train.max_skipped=1000000',
+    '--config.optimizer.peak=1e38',
+    '--config.train.steps=1000000',
+    '--config.checkpoint.every=1000000',
+    '--config.train.eval_every=0',
+  ).signal_when(lambda c: c.logged(5), signal.SIGTERM)
+  assert done.code == 0, done.said
+  assert 'The same command begins anew' in done.said
 
 
 def test_another_model_is_refused_with_a_paragraph(config, copy):
