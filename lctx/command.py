@@ -35,6 +35,7 @@ def run(
 
   def parse(argv: Sequence[str]) -> list[str]:
     found, rest = take_overrides(argv)
+    rest = [x for x in rest if not re.fullmatch(r'--?config=', x)]  # missing
     overrides.update(found)
     with _explained(rest, load):
       return _parse_flags(rest, required)

@@ -122,7 +122,7 @@ MISTAKES = {
   ),
   'no workdir': ([SMALL], ['--workdir=... is missing']),
   'an empty workdir': ([SMALL, '--workdir='], ['--workdir=... is missing']),
-  'an empty config': (['--config=', WORKDIR], ['--config']),
+  'an empty config': (['--config=', WORKDIR], ['--config=... is missing']),
   'a package that is missing': (
     [SMALL, WORKDIR, '--config.log.wandb=project'],
     ['log.wandb', "'lctx[wandb]'"],
