@@ -2,8 +2,8 @@
 
 Left to themselves, gradients of keys, values and relative keys first transpose
 the largest arrays there are, [T, S]. Here those are always the right operand,
-contracted over queries as they lie: a quarter off the time of a gradient
-of attention on a CPU (docs/log.md), and nothing else changes.
+contracted over queries as they lie. It saves time on a CPU, and nothing else
+changes.
 
 Heads come first: what all rows share, such as relative keys, then meets the
 queries of all rows in one product a head.
