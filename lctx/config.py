@@ -120,12 +120,13 @@ def read(
       data = json.loads(path.read_text())
       if not isinstance(data, dict):
         raise ValueError(f'it holds {data!r}, and no fields')
+      trained = from_json(data, Config)
     except ValueError as error:
       raise ValueError(
         f'{path} is damaged: {error}. Run the command that trained the model '
         'again; it writes the file anew.'
       ) from error
-    return override(from_json(data, Config), overrides or {})
+    return override(trained, overrides or {})
 
 
 def _check_effects(model: Decoder) -> None:

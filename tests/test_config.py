@@ -219,6 +219,7 @@ def test_a_missing_file_suggests_the_nearest(write):
   [
     (None, ['workdir', 'no config.json']),
     ('{"part": "Config"', ['config.json is damaged']),
+    ('{}', ['config.json is damaged']),
     ('{"part": "Config", "sead": 1}', ['sead', 'Did you mean seed?']),
   ],
 )
