@@ -19,6 +19,7 @@ from lctx.errors import UserError
 from lctx.evaluation.rows import Rows
 from lctx.evaluation.score import Evaluation, Scorer
 from lctx.loaded import Loaded
+from lctx.prepared import store_folder
 
 STRIDES = (256, 64, 16, 1)
 COLUMNS = ('', 'bits per byte', 'tokens/s', 'wall s', 'CPU s')
@@ -52,7 +53,7 @@ def held_out(loaded: Loaded, workdir: str, rows: int, length: int) -> Text:
 
   Raises UserError where too few are so long.
   """
-  folder = loaded.config.data.folder or Path(workdir) / 'data'
+  folder = store_folder(loaded.config, Path(workdir))
   store = data.open_store(
     loaded.config.data.corpus, loaded.codec, 'test', folder
   )

@@ -23,28 +23,9 @@ from lctx.evaluation.rows import by_document
 from lctx.evaluation.score import Scorer
 from lctx.evaluation.tally import Tally
 from lctx.loaded import Loaded
-
-WORKDIR = flags.DEFINE_string('workdir', None, 'What train.py was given.')
-TWIN = flags.DEFINE_string('twin', None, 'The workdir of the other model.')
-TOKENS = flags.DEFINE_integer('tokens', 200_000, 'How many to predict.', 1)
-JSON = flags.DEFINE_string('json', '', 'A file for everything that was found.')
+from lctx.prepared import store_folder
 
 COLUMNS = ('distance', 'docs', 'model', 'twin', 'twin - model', '95% interval')
-
-
-def main(overrides: command.Overrides) -> None:
-  if overrides:
-    raise lctx.UserError('benchmarks.twins takes no --config.NAME=VALUE.')
-  first, second = lctx.load(WORKDIR.value), lctx.load(TWIN.value)
-  found = compared(first, second, Path(WORKDIR.value), TOKENS.value)
-  print(timing.heading(timing.machine()))
-  for name, loaded in (('model', first), ('twin', second)):
-    print(
-      f'{name}: step {loaded.step:,}, segment {loaded.config.data.segment}, '
-      f'memory {loaded.model.memory.length}'
-    )
-  print(f'\nBits per byte\n{table(found)}')
-  timing.save_json(dataclasses.asdict(found), JSON.value)
 
 
 def compared(
@@ -60,7 +41,7 @@ def compared(
       'The two models have different tokenizers, so their tokens cannot be '
       'compared one by one. Compare the bits per byte of eval.py instead.'
     )
-  home = Path(lanes.folder) if lanes.folder else folder / 'data'
+  home = store_folder(first.config, folder)
   store = data.open_store(lanes.corpus, first.codec, settings.split, home)
   tally, readings = Tally(lanes.segment), []
   pieces = by_document(store, settings.rows, lanes.segment, tokens)
@@ -90,5 +71,27 @@ def _row(name: str, stretch: Stretch) -> list[object]:
   ]
 
 
+def program() -> None:
+  """The command line; its flags are defined only where it is the program."""
+  workdir = flags.DEFINE_string('workdir', None, 'What train.py was given.')
+  twin = flags.DEFINE_string('twin', None, 'The workdir of the other model.')
+  tokens = flags.DEFINE_integer('tokens', 200_000, 'How many to predict.', 1)
+  path = flags.DEFINE_string('json', '', 'A file for all that was found.')
+
+  def main(overrides: command.Overrides) -> None:
+    if overrides:
+      raise lctx.UserError('benchmarks.twins takes no --config.NAME=VALUE.')
+    both = [lctx.load(folder) for folder in (workdir.value, twin.value)]
+    found = compared(*both, Path(workdir.value), tokens.value)
+    print(timing.heading(timing.machine()))
+    for name, loaded in zip(('model', 'twin'), both, strict=True):
+      segment, memory = loaded.config.data.segment, loaded.model.memory.length
+      print(f'{name}: step {loaded.step:,}, segment {segment}, memory {memory}')
+    print(f'\nBits per byte\n{table(found)}')
+    timing.save_json(dataclasses.asdict(found), path.value)
+
+  command.run(main, required=[workdir, twin])
+
+
 if __name__ == '__main__':
-  command.run(main, required=[WORKDIR, TWIN])
+  program()

@@ -20,7 +20,7 @@ from lctx.checkpoint import CheckpointStore
 from lctx.config import Config
 from lctx.errors import UserError, checking, writable
 from lctx.interop import transformer_xl
-from lctx.prepared import Run, fingerprint, prepared
+from lctx.prepared import Run, checkpoint_meta, prepared
 from lctx.training.state import initial_state
 from lctx.types import Params
 
@@ -47,7 +47,7 @@ def import_weights(
         f'workdir = {str(workdir)!r} has checkpoints of steps {store.steps}, '
         'which imported weights would mix with. Give --workdir a new name.'
       )
-    store.save(0, _state(run, params), _meta(run))
+    store.save(0, _state(run, params), checkpoint_meta(run, {}))
   configs.save(config, folder)
 
 
@@ -59,14 +59,6 @@ def _state(run: Run, params: Params):
   )
   average = None if state.average is None else params
   return state.replace(params=params, average=average)
-
-
-def _meta(run: Run) -> dict:
-  return {
-    'config': configs.to_json(run.config),
-    'fingerprint': fingerprint(run),
-    'validate': {},  # nothing yet
-  }
 
 
 def _check_vocabulary(arrays, run: Run, weights) -> None:

@@ -126,6 +126,15 @@ def fingerprint(run: Run) -> dict:
   }
 
 
+def checkpoint_meta(run: Run, validation: dict) -> dict:
+  """What a checkpoint holds beside arrays; `validation` remembers the best."""
+  return {
+    'config': configs.to_json(run.config),
+    'fingerprint': fingerprint(run),
+    'validate': validation,
+  }
+
+
 def batch(run: Run, index: int) -> Batch:
   """Batch `index` on the devices; each process reads the rows it holds."""
   lanes, count = run.config.data, jax.process_count()

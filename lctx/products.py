@@ -46,20 +46,17 @@ def _shared_gradient(q_BTNH: Array, ds_NBTP: Array) -> Array:
   return jnp.transpose(dr_NHP, (2, 0, 1))
 
 
-def _met_backward(saved, ds_NBTS):
-  q_BTNH, k_BSNH = saved
-  ds_NBTS = ds_NBTS.astype(q_BTNH.dtype)
-  dq_NBTH = _wide('nbts,bsnh->nbth', ds_NBTS, k_BSNH)
-  dk_BSNH = keys_gradient(q_BTNH, ds_NBTS)
-  return _queries(dq_NBTH, q_BTNH), dk_BSNH.astype(k_BSNH.dtype)
+def _backward(letters, right_gradient):
+  """Of queries times something: `letters` give what reaches the queries."""
 
+  def backward(saved, ds):
+    q_BTNH, right = saved
+    ds = ds.astype(q_BTNH.dtype)
+    dq_BTNH = jnp.moveaxis(_wide(letters, ds, right), 0, 2)
+    dright = right_gradient(q_BTNH, ds)
+    return dq_BTNH.astype(q_BTNH.dtype), dright.astype(right.dtype)
 
-def _met_by_all_backward(saved, ds_NBTP):
-  q_BTNH, r_PNH = saved
-  ds_NBTP = ds_NBTP.astype(q_BTNH.dtype)
-  dq_NBTH = _wide('nbtp,pnh->nbth', ds_NBTP, r_PNH)
-  dr_PNH = _shared_gradient(q_BTNH, ds_NBTP)
-  return _queries(dq_NBTH, q_BTNH), dr_PNH.astype(r_PNH.dtype)
+  return backward
 
 
 def _weighed_backward(saved, dy_NBTH):
@@ -81,14 +78,12 @@ def _in_order(left, right, numbers):
   )
 
 
-def _queries(dq_NBTH, q_BTNH):
-  return jnp.moveaxis(dq_NBTH, 0, 2).astype(q_BTNH.dtype)
-
-
 def _saved(product):
   return lambda *arrays: (product(*arrays), arrays)
 
 
-met.defvjp(_saved(met), _met_backward)
-met_by_all.defvjp(_saved(met_by_all), _met_by_all_backward)
+met.defvjp(_saved(met), _backward('nbts,bsnh->nbth', keys_gradient))
+met_by_all.defvjp(
+  _saved(met_by_all), _backward('nbtp,pnh->nbth', _shared_gradient)
+)
 weighed.defvjp(_saved(weighed), _weighed_backward)

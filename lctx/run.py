@@ -22,6 +22,7 @@ from lctx.loaded import Loaded, load
 from lctx.prepared import (
   Run,
   batch,
+  checkpoint_meta,
   fingerprint,
   measures,
   model_flops,
@@ -235,7 +236,10 @@ class _Hooks:
     )
     self.store = store
     self.save = hooks.Save(
-      store, self.stopwatch, config.checkpoint.every, lambda: self._meta(run)
+      store,
+      self.stopwatch,
+      config.checkpoint.every,
+      lambda: checkpoint_meta(run, self.validate.memory()),
     )
 
   def all(self, start: int) -> list:
@@ -252,13 +256,6 @@ class _Hooks:
       moment = Moment(int(state.step), state, {}, 0.0, stop=False)
       self.validate.validate(moment)
       self.save(moment)
-
-  def _meta(self, run: Run) -> dict:
-    return {
-      'config': configs.to_json(run.config),
-      'fingerprint': fingerprint(run),
-      'validate': self.validate.memory(),
-    }
 
 
 def _validated(run: Run, state: State, interrupt: Interrupt) -> dict:

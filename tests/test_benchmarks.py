@@ -1,5 +1,6 @@
 """Benchmarks time what they say, in turns, and their baseline is right."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -11,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import cases, evaluation, ratios, timing
+import lctx
+from benchmarks import cases, evaluation, ratios, timing, twins
 from benchmarks.windows import Windows
 from lctx import Training, presets
 from lctx.evaluation.score import Evaluation, Scorer
@@ -137,6 +139,39 @@ def test_without_a_gpu_its_benchmark_says_so_in_one_line(tmp_path):
   done = run('gpu_enwik8', '--data=none', f'--workdir={tmp_path}')
   assert done.returncode == 2 and 'needs a GPU' in done.stderr
   assert 'Traceback' not in done.stderr
+
+
+@pytest.fixture
+def loaded(model, params, tmp_path):
+  """A model with many short documents to read, and one with other values."""
+  random, text = np.random.default_rng(0), tmp_path / 'text'
+  text.mkdir()
+  for number in range(60):
+    words = random.choice(['a ', 'long ', 'text '], size=60)
+    (text / f'{number:02}.txt').write_text(''.join(words))
+  corpus = lctx.Text(str(text), lctx.ByDocument(0.1, 0.5))
+  lanes = lctx.Lanes(corpus, lctx.Bytes(), rows=2, segment=16)
+  config = lctx.Config(model, lanes, lctx.Adam(), eval=Evaluation(rows=2))
+  codec = lanes.tokenizer.fit(lanes.corpus, tmp_path / 'run')
+  first = lctx.Loaded(model, params, codec, config, step=1)
+  other = jax.tree.map(lambda x: x / 2, params)
+  return first, dataclasses.replace(first, params=other)
+
+
+def test_what_one_twin_gains_the_other_loses(loaded, tmp_path):
+  first, other = loaded
+  folder = tmp_path / 'run'
+  same = twins.compared(first, first, folder, 10_000).past
+  assert same.gain.value == same.gain.low == same.gain.high == 0
+  one, two = (
+    twins.compared(*pair, folder, 10_000).past
+    for pair in ((first, other), (other, first))
+  )
+  assert one.tokens == two.tokens > 100
+  assert one.gain.value == pytest.approx(-two.gain.value) != 0
+  assert one.gain.low < one.gain.value < one.gain.high
+  lines = twins.table(twins.compared(first, other, folder, 10_000)).split('\n')
+  assert f'{one.gain.value:+.3f}' in lines[2]
 
 
 def test_a_missing_config_is_named(tmp_path):

@@ -122,6 +122,22 @@ def test_sources_share_one_softmax_and_one_mask(rate, close):
   jax.tree.map(close, attended(Chunked(4, 8), parts, dropout)[1], want)
 
 
+def test_short_numbers_give_nearly_the_same_and_stay_short(close):
+  def shorter(x):
+    return x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x
+
+  exact = source('causal', [score(S)])
+  arrays = {name: shorter(getattr(exact, name)) for name in 'qkv'}
+  short = exact.replace(**arrays)
+  y, grads = attended(Chunked(4, 8), (short,), None)
+  want, exact_grads = attended(Dense(), (exact,), None)
+  assert y.dtype == jnp.bfloat16
+  close(np.float32(y), want, 0.05)  # eight bits of mantissa
+  assert [g.dtype for g in grads] == [jnp.float32] * 3  # r, u, v of the score
+  for got, want in zip(grads, exact_grads[-3:], strict=True):
+    close(got, want, 0.05)
+
+
 def test_a_query_that_sees_nothing_gets_zeros():
   alone = source()
   nothing = jnp.full((B, S), EMPTY, jnp.int32)
