@@ -308,9 +308,14 @@ def test_a_seed_decides_what_is_generated(trained):
 @pytest.mark.parametrize('end, code', [('read', 0), ('interrupted', 130)])
 def test_writing_without_end_ends_quietly(trained, end, code):
   """When whoever reads has had enough, and by Ctrl-C."""
-  command = [sys.executable, '-m', 'lctx.generation', '--max_new_tokens=0']
+  program = (  # which listens to Ctrl-C also where its parent does not
+    'import runpy, signal\n'
+    'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+    'runpy.run_module("lctx.generation", run_name="__main__", alter_sys=True)\n'
+  )
+  prompts = ['--prompt=the ', '--prompt=a ', '--max_new_tokens=0']
   writer = subprocess.Popen(
-    [*command, f'--workdir={trained[0]}', '--prompt=the ', '--prompt=a '],
+    [sys.executable, '-c', program, f'--workdir={trained[0]}', *prompts],
     cwd=ROOT,
     env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': QUICK},
     stdout=subprocess.PIPE,
@@ -322,8 +327,8 @@ def test_writing_without_end_ends_quietly(trained, end, code):
       writer.stdout.close()
     else:
       writer.send_signal(signal.SIGINT)
-    said = writer.stderr.read().decode()
-    assert (writer.wait(timeout=60), 'Traceback' in said) == (code, False), said
+    said = writer.communicate(timeout=60)[1].decode()
+    assert (writer.returncode, 'Traceback' in said) == (code, False), said
   finally:
     writer.kill()
 

@@ -92,7 +92,15 @@ def test_long_work_between_steps_hears_of_a_signal():
       interrupt.check()
 
 
-def test_the_second_signal_acts_at_once():
+@pytest.fixture
+def listening():
+  """To Ctrl-C, which programs in the background of a script do not."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+def test_the_second_signal_acts_at_once(listening):
   with Interrupt() as interrupt:
     signal.raise_signal(signal.SIGINT)
     assert interrupt.requested
