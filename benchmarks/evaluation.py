@@ -184,19 +184,9 @@ def carriers(
 
 def flops_saved(model: Decoder, segment: int, rows: int) -> float:
   """Operations of both carriers on paper, as a ratio."""
-  size = model.sizes()
-  sizes = flops.Sizes(
-    model.stack.depth,
-    size.width,
-    size.num_heads,
-    size.head_width,
-    model.stack.ffn_width or 4 * size.width,
-    (flops.Bin(VOCABULARY, size.width),),
-  )
-  memory = model.memory.length
-  anew = flops.count(sizes, flops.Reading(segment, memory, rows))
+  anew = flops.count(model, segment, rows)
   # Relative keys made once are shared by rows without number.
-  once = flops.count(sizes, flops.Reading(segment, memory, 10**12))
+  once = flops.count(model, segment, 10**12)
   return (anew.forward + anew.reprojection) / once.forward
 
 

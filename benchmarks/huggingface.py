@@ -98,7 +98,7 @@ def _theirs(case: Case) -> 'torch.nn.Module':
     d_embed=embed.width,
     n_head=stack.num_heads,
     d_head=embed.width // stack.num_heads,
-    d_inner=stack.ffn_width or 4 * embed.width,
+    d_inner=stack.ffn_width_of(embed.width),
     div_val=1,
     n_layer=stack.depth,
     mem_len=memory.length,

@@ -15,7 +15,6 @@ from lctx.errors import checking
 from lctx.evaluation.units import Units
 from lctx.models.decoder import Decoder
 from lctx.models.segments import check_runs
-from lctx.patterns.causal import Window
 from lctx.sharding import mesh as meshes
 from lctx.sharding import rules
 from lctx.training import flops
@@ -152,33 +151,8 @@ def batch(run: Run, index: int) -> Batch:
 
 def model_flops(run: Run) -> float:
   """Of the model, per token of training."""
-  model, lanes = run.model, run.config.data
-  embed, sizes, pattern = model.embed, model.sizes(), model.memory.pattern
-  first = len(embed.cutoffs)  # cluster rows, in the head
-  bins = tuple(
-    flops.Bin(
-      end - start + (first if i == 0 else 0),
-      embed.tables[i if len(embed.tables) > 1 else 0][1],
-      embed.projected,
-    )
-    for i, (start, end) in enumerate(embed.bins)
-  )
-  return flops.count(
-    flops.Sizes(
-      model.stack.depth,
-      sizes.width,
-      sizes.num_heads,
-      sizes.head_width,
-      model.stack.ffn_width or 4 * sizes.width,
-      bins,
-    ),
-    flops.Reading(
-      lanes.segment,
-      model.memory.length,
-      lanes.rows,
-      window=pattern.before + 1 if isinstance(pattern, Window) else None,
-    ),
-  ).train
+  lanes = run.config.data
+  return flops.count(run.model, lanes.segment, lanes.rows).train
 
 
 def _check_parts(rows: int, parts: int, mesh: jax.sharding.Mesh) -> None:

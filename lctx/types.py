@@ -17,23 +17,28 @@ Params = Any  # a nested dict of arrays
 Carry = Any  # a pytree: what a model remembers between segments
 
 EMPTY = -1  # the document of a slot that holds nothing
+GLOBAL, PREFIX = 1, 2  # bits of a role
+MASKED = -1e30  # a hidden logit; finite, so a row that sees nothing stays so
 
 
 @struct.dataclass
 class Coords:
   """Where tokens sit: int32 [B, L] each.
 
-  `start` is a promise known at compile time: in every row alike, the index
-  begins there and rises by one from token to token. It lets a relative table
-  be read by a shift instead of a gather. None promises nothing.
+  `start` is a promise known at compile time: counted from some origin of its
+  row, the index begins there and rises by `step` from token to token. Queries
+  and keys of one source count from the same origin. So a relative table is
+  read by a shift instead of a gather. None promises nothing.
   """
 
   index: Array  # order in the stream, rebased per segment; masks compare it
-  position: Array  # what position schemes see
+  position: Array  # what relative position schemes see
+  offset: Array  # tokens of its document before it: absolute schemes, sinks
   document: Array  # counts up along a lane; EMPTY = nothing here
   segment: Array  # index at which this token's segment starts
   role: Array  # bits
   start: int | None = struct.field(pytree_node=False, default=None)
+  step: int = struct.field(pytree_node=False, default=1)
 
   @property
   def length(self) -> int:
@@ -41,7 +46,7 @@ class Coords:
 
   def take(self, start: int, stop: int) -> 'Coords':
     """The tokens in slots start to stop - 1."""
-    known = None if self.start is None else self.start + start
+    known = None if self.start is None else self.start + start * self.step
     return jax.tree.map(lambda a: a[:, start:stop], self).replace(start=known)
 
   def shifted(self, steps: int) -> 'Coords':
@@ -62,6 +67,7 @@ def segment_coords(document_BT: Array, start: int = 0) -> Coords:
   return Coords(
     index=index,
     position=index,
+    offset=_run_lengths(document_BT),
     document=document_BT,
     segment=zeros + start,
     role=zeros,
@@ -72,6 +78,7 @@ def segment_coords(document_BT: Array, start: int = 0) -> Coords:
 def join(first: Coords, second: Coords) -> Coords:
   """`second` right after `first`."""
   known = first.start is not None and second.start is not None
+  known = known and first.step == second.step == 1
   adjacent = known and first.start + first.length == second.start
   start = first.start if adjacent else None
   return jax.tree.map(
@@ -81,13 +88,45 @@ def join(first: Coords, second: Coords) -> Coords:
   )
 
 
+def of_queries(x_BT: Array) -> Array:
+  """As it stands beside a block of logits: [1, B, T, 1]."""
+  return x_BT[None, :, :, None]
+
+
+def of_keys(x_BS: Array) -> Array:
+  """As it stands beside a block of logits: [1, B, 1, S]."""
+  return x_BS[None, :, None, :]
+
+
 def distance(q_at: Coords, k_at: Coords) -> Array:
-  """Steps from key back to query, [B or 1, T, S]; negative = key is ahead."""
+  """Steps from key back to query, [1, B or 1, T, S]; negative = ahead."""
   if q_at.start is None or k_at.start is None:
-    return q_at.index[:, :, None] - k_at.index[:, None, :]
-  q_T1 = jnp.arange(q_at.length, dtype=jnp.int32)[:, None] + q_at.start
-  k_1S = jnp.arange(k_at.length, dtype=jnp.int32)[None] + k_at.start
-  return (q_T1 - k_1S)[None]
+    return of_queries(q_at.index) - of_keys(k_at.index)
+  q_1T, k_1S = (
+    jnp.arange(at.length, dtype=jnp.int32)[None] * at.step + at.start
+    for at in (q_at, k_at)
+  )
+  return of_queries(q_1T) - of_keys(k_1S)
+
+
+def offsets(document_BT: Array, document_B: Array, offset_B: Array) -> Array:
+  """Tokens of its own document before each token, [B, T].
+
+  The token before the first was of `document_B`, at `offset_B` in it.
+  """
+  runs_BT = _run_lengths(document_BT)
+  steps = jnp.arange(document_BT.shape[1], dtype=jnp.int32)[None]
+  goes_on = (runs_BT == steps) & (document_BT == document_B[:, None])
+  return runs_BT + jnp.where(goes_on, offset_B[:, None] + 1, 0)
+
+
+def _run_lengths(document_BT: Array) -> Array:
+  """Tokens of its own document before each token, as far as they are here."""
+  steps = jnp.arange(document_BT.shape[1], dtype=jnp.int32)[None]
+  before = jnp.roll(document_BT, 1, axis=1)
+  begins = (document_BT != before) | (steps == 0)
+  first_BT = jax.lax.cummax(jnp.where(begins, steps, 0), axis=1)
+  return steps - first_BT
 
 
 @struct.dataclass

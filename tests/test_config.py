@@ -198,9 +198,8 @@ def test_a_mistake_in_a_file_is_named(write, text, words):
 def test_a_model_of_a_wrong_type_is_named_where_a_config_is_built(config):
   with pytest.raises(ValueError, match="model = 'xl' is no part"):
     dataclasses.replace(config, model='xl')
-  model = dataclasses.replace(config.model, memory=8)
   with pytest.raises(ValueError, match=r'model\.memory = 8 is no part'):
-    dataclasses.replace(config, model=model)
+    dataclasses.replace(config.model, memory=8)
 
 
 def test_a_failed_assertion_of_ours_is_not_a_mistake_of_the_user(write):

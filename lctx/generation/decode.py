@@ -165,7 +165,14 @@ def append(reader: Reader, state: State, token_B: Array, stop: Array) -> State:
   document_B1 = jnp.where(stopped_B, EMPTY, 0)[:, None]
   index_B1 = reader.model.filled(state.carry)[:, None]
   zeros_B1 = jnp.zeros_like(index_B1)
-  at = Coords(index_B1, index_B1, document_B1, zeros_B1, zeros_B1)
+  at = Coords(
+    index=index_B1,
+    position=index_B1,
+    offset=zeros_B1,  # the model counts
+    document=document_B1,
+    segment=zeros_B1,
+    role=zeros_B1,
+  )
   token_B1 = jnp.maximum(token_B, 0)[:, None]
   hidden_B1D, carry = advance(reader, state.carry, token_B1, at)
   return State(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lctx.models.decoder import Decoder
+from lctx.models.parts import Stack
 from lctx.positions.xl import LearnedRelative
 
 
@@ -42,7 +43,12 @@ class Entry:
 
 
 def entries(model: Decoder, spelling: Spelling) -> list[Entry]:
-  """Every array of the file that is not tied to another one."""
+  """Every array of the file that is not tied to another one.
+
+  Raises:
+    ValueError: a part of the model that official files have no names for.
+  """
+  _check_layers(model.stack)
   found = _vocabulary(model, spelling)
   for layer in range(model.stack.depth):
     found += _layer(model, spelling, layer)
@@ -104,9 +110,21 @@ def _layer(model, spelling, layer):
   ]
 
 
+def _check_layers(stack):
+  """Official files hold one kind of norm and feed-forward part, no gates."""
+  published = Stack(stack.depth, stack.num_heads)
+  for name in ('norm', 'ffn', 'gate'):
+    got, want = getattr(stack, name), getattr(published, name)
+    if got != want:
+      raise ValueError(
+        f'model.stack.{name} = {got} is not in official Transformer-XL files, '
+        f'which know {want} only. Use that, or keep the lctx checkpoint.'
+      )
+
+
 def _attention(model):
   """Of one layer, under the names it has there."""
-  width, *heads = model.sizes()[:3]
+  width, heads = model.sizes().width, _heads(model)
   flat = heads[0] * heads[1]
 
   def into_heads(part=0):
@@ -134,7 +152,7 @@ def _attention(model):
 
 def _feed_forward(model):
   width = model.sizes().width
-  ffn = model.stack.ffn_width or 4 * width
+  ffn = model.stack.ffn_width_of(width)
   for name, ours, shape in (
     ('CoreNet.0', 'in', (ffn, width)),
     ('CoreNet.3', 'out', (width, ffn)),
@@ -154,7 +172,7 @@ def _norm(part, ours, width):
 
 def _biases(model, spelling):
   """u and v, shared or per layer, and the learned table of distances."""
-  position, depth, heads = model.position, model.stack.depth, model.sizes()[1:3]
+  position, depth, heads = model.position, model.stack.depth, _heads(model)
   pair = (('r_w_bias', 'content_bias'), ('r_r_bias', 'distance_bias'))
   if isinstance(position, LearnedRelative):
     table = (depth, position.length, *heads)
@@ -183,6 +201,11 @@ def _biases(model, spelling):
     for layer in range(depth)
     for theirs, ours in pair
   ]
+
+
+def _heads(model):
+  sizes = model.sizes()
+  return sizes.num_heads, sizes.head_width
 
 
 def _plain(name, path, shape):

@@ -16,10 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from lctx.kernels.base import Kernel
-from lctx.kernels.source import MASKED
-from lctx.kernels.tiles import Around, add, cut, equal, prepared, put, tile
+from lctx.kernels.dropout import Dropout
+from lctx.kernels.fold import folded
+from lctx.kernels.tiles import (
+  Around,
+  Places,
+  add,
+  cut,
+  equal,
+  prepared,
+  put,
+  tile,
+)
 from lctx.products import keys_gradient, met, weighed
-from lctx.types import Array
+from lctx.types import MASKED, Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +53,7 @@ class Chunked(Kernel):
   def __call__(self, sources, dropout):
     length = sources[0].q.shape[1]
     rows = equal(length, self.queries)
+    sources = folded(sources, self.keys)
     known = [
       prepared(source, rows, equal(source.k.shape[1], self.keys))
       for source in sources
@@ -105,7 +116,7 @@ def _step(one, dropout, i, j, running: Running) -> Running:
   fade = jnp.exp(running.highest - highest)
   total = running.total * fade + p_NBTS.sum(axis=-1)
   if dropout is not None:
-    p_NBTS = p_NBTS * dropout.keep(p_NBTS.shape[0], *made.at)
+    p_NBTS = p_NBTS * _kept(dropout, made.at)
   y_NBTH = weighed(p_NBTS.astype(made.v.dtype), made.v)
   return Running(highest, total, running.y * fade[..., None] + y_NBTH)
 
@@ -147,20 +158,25 @@ def _step_back(one, dropout, saved, i, j, state):
   p_NBTS = jnp.exp(s_NBTS - lse_NBT[..., None])
   dp_NBTS, kept = met(dy_BTNH, made.v), p_NBTS
   if dropout is not None:
-    keep = dropout.keep(p_NBTS.shape[0], *made.at)
+    keep = _kept(dropout, made.at)
     dp_NBTS, kept = dp_NBTS * keep, p_NBTS * keep
   (part,) = back(p_NBTS * (dp_NBTS - delta_NBT[..., None]))
-  dv_BSNH = keys_gradient(dy_BTNH, kept.astype(dy_BTNH.dtype))
+  kept, key_heads = kept.astype(dy_BTNH.dtype), made.v.shape[2]
+  dv_BSKH = keys_gradient(dy_BTNH, kept, key_heads)
   scores = zip(one[1].scores, grad.scores, part.scores, strict=True)
   grad = grad.replace(
     k=add(grad.k, part.k, made.where.key),
-    v=add(grad.v, dv_BSNH, made.where.key),
+    v=add(grad.v, dv_BSKH, made.where.key),
     scores=tuple(score.put(a, b, made.where) for score, a, b in scores),
   )
   return drotated + part.rotated, dq + part.q, grad
 
 
 _attend.defvjp(_attend_and_save, _attend_backward)
+
+
+def _kept(dropout: Dropout, at: Places) -> Array:
+  return dropout.keep(at.heads, at.q_at, at.k_at)
 
 
 def _over_queries(plans, state, step) -> Any:

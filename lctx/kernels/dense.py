@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from lctx.kernels.base import Kernel
-from lctx.kernels.source import MASKED, Source, hidden, rotated
+from lctx.kernels.fold import folded
+from lctx.kernels.source import Source, hidden, rotated
 from lctx.products import met, weighed
-from lctx.types import Array
+from lctx.types import MASKED, Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,23 +21,23 @@ class Dense(Kernel):
   """
 
   def __call__(self, sources, dropout):
+    sources = folded(sources)
     s_NBTS = jnp.concatenate([_logits(source) for source in sources], axis=-1)
     highest_NBT1 = jax.lax.stop_gradient(s_NBTS.max(axis=-1, keepdims=True))
     p_NBTS = jnp.exp(s_NBTS - highest_NBT1)
     sum_NBT1 = p_NBTS.sum(axis=-1, keepdims=True)
     if dropout is not None:
-      heads = p_NBTS.shape[0]
-      keep = [dropout.keep(heads, s.q_at, s.k_at) for s in sources]
+      keep = [dropout.keep(s.heads_N, s.q_at, s.k_at) for s in sources]
       p_NBTS = p_NBTS * jnp.concatenate(keep, axis=-1)
-    v_BSNH = jnp.concatenate([source.v for source in sources], axis=1)
-    y_NBTH = weighed(p_NBTS.astype(v_BSNH.dtype), v_BSNH)
+    v_BSKH = jnp.concatenate([source.v for source in sources], axis=1)
+    y_NBTH = weighed(p_NBTS.astype(v_BSKH.dtype), v_BSKH)
     y_NBTH = jnp.where(highest_NBT1 > MASKED / 2, y_NBTH / sum_NBT1, 0)
-    return jnp.moveaxis(y_NBTH, 0, 2).astype(v_BSNH.dtype)
+    return jnp.moveaxis(y_NBTH, 0, 2).astype(v_BSKH.dtype)
 
 
 def _logits(source: Source) -> Array:
   """What each query thinks of each key of one source: float32 [N,B,T,S]."""
-  s_NBTS = met(*rotated(source))
+  s_NBTS, at = met(*rotated(source)), (source.q_at, source.k_at)
   for score in source.scores:
-    s_NBTS = score.block(s_NBTS, source.q, source.q_at, source.k_at)
-  return s_NBTS + hidden(source.pattern, source.q_at, source.k_at)
+    s_NBTS = score.block(s_NBTS, source.q, *at)
+  return s_NBTS + hidden(source.pattern, *at, source.heads_N)

@@ -17,14 +17,16 @@ class Dropout:
 
   key: Array  # the data of a random key
   rate: float = struct.field(pytree_node=False)
+  rows: Array | None = None  # the number of each row; None = counted from 0
 
-  def keep(self, heads: int, q_at: Coords, k_at: Coords) -> Array:
+  def keep(self, heads_N: Array, q_at: Coords, k_at: Coords) -> Array:
     """[N, B, T, S]: 1 / (1 - rate) where a weight is kept, else 0."""
     batch = q_at.document.shape[0]
+    rows_B = jnp.arange(batch) if self.rows is None else self.rows
     key = jax.random.wrap_key_data(self.key)
-    rows = jnp.arange(batch * heads, dtype=jnp.uint32)
-    keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-    keys_BN = jax.random.key_data(keys).reshape(batch, heads, -1)
+    of_row = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    keys = jax.vmap(of_row, in_axes=(0, None))(of_row(key, rows_B), heads_N)
+    keys_BN = jax.random.key_data(keys)
 
     def bits(key, q_index, k_index):
       grid = (q_index.shape[0], k_index.shape[0])

@@ -32,7 +32,7 @@ class Arrays:
 
   rotated: Array  # queries [B, T, N, H] as they meet keys
   q: Array  # as scores see them
-  k: Array  # [B, S, N, H], rotated
+  k: Array  # [B, S, K, H], rotated
   v: Array | tuple[()]
   scores: tuple[Score, ...]
 
@@ -42,6 +42,7 @@ class Places(NamedTuple):
 
   q_at: Coords
   k_at: Coords
+  heads: Array  # their numbers
 
 
 class Around(NamedTuple):
@@ -72,19 +73,19 @@ def prepared(
   """A source filled up to whole tiles, its scores laid out along it."""
   more_q = -source.q.shape[1] % rows
   more_k = -source.k.shape[1] % columns
-  q_BTNH, k_BSNH = rotated(source)
+  q_BTNH, k_BSKH = rotated(source)
   q_at = _longer_coords(source.q_at, more_q)
   k_at = _longer_coords(source.k_at, more_k)
   arrays = Arrays(
     _longer(q_BTNH, more_q),
     _longer(source.q, more_q),
-    _longer(k_BSNH, more_k),
+    _longer(k_BSKH, more_k),
     _longer(source.v, more_k),
     tuple(score.along(q_at, k_at) for score in source.scores),
   )
   first, end = _seen(source.pattern.reach, q_at, k_at, (rows, columns))
   plan = Plan(source.pattern, rows, columns, first, end)
-  return plan, arrays, Places(q_at, k_at)
+  return plan, arrays, Places(q_at, k_at, source.heads_N)
 
 
 def _longer(x: Array, count: int, value=0) -> Array:
@@ -105,13 +106,13 @@ def _seen(reach, q_at, k_at, sides):
   q_blocks, k_blocks = q_at.length // rows, k_at.length // columns
   if q_at.start is None or k_at.start is None:
     return (0,) * q_blocks, (k_blocks,) * q_blocks
-  q = q_at.start + rows * np.arange(q_blocks)[:, None]
-  k = k_at.start + columns * np.arange(k_blocks)[None]
+  q = q_at.start + rows * q_at.step * np.arange(q_blocks)[:, None]
+  k = k_at.start + columns * k_at.step * np.arange(k_blocks)[None]
   seen = np.ones((q_blocks, k_blocks), bool)
   if before is not None:
-    seen &= q - (k + columns - 1) <= before
+    seen &= q - (k + (columns - 1) * k_at.step) <= before
   if after is not None:
-    seen &= k - (q + rows - 1) <= after
+    seen &= k - (q + (rows - 1) * q_at.step) <= after
   some = seen.any(axis=1)
   first = np.where(some, seen.argmax(axis=1), 0)
   end = np.where(some, k_blocks - seen[:, ::-1].argmax(axis=1), 0)
@@ -126,12 +127,13 @@ def tile(plan: Plan, arrays: Arrays, places: Places, i, j) -> Made:
   at = Places(
     _cut_coords(places.q_at, where.query, where.queries),
     _cut_coords(places.k_at, where.key, where.keys),
+    places.heads,
   )
 
   def logits(parts: Arrays) -> Array:
     s_NBTS = met(parts.rotated, parts.k)
     for score in parts.scores:
-      s_NBTS = score.block(s_NBTS, parts.q, *at)
+      s_NBTS = score.block(s_NBTS, parts.q, at.q_at, at.k_at)
     return s_NBTS + hidden(plan.pattern, *at)
 
   parts = Arrays(
@@ -141,8 +143,8 @@ def tile(plan: Plan, arrays: Arrays, places: Places, i, j) -> Made:
     (),
     tuple(score.cut(where) for score in arrays.scores),
   )
-  v_BSNH = cut(arrays.v, where.key, where.keys)
-  return Made(parts, v_BSNH, logits, at, where)
+  v_BSKH = cut(arrays.v, where.key, where.keys)
+  return Made(parts, v_BSKH, logits, at, where)
 
 
 def cut(x: Array, start, length: int, axis: int = 1) -> Array:
@@ -163,8 +165,4 @@ def add(whole: Array, part: Array, start) -> Array:
 
 
 def _cut_coords(at: Coords, start, length) -> Coords:
-  some = jax.tree.map(lambda x: cut(x, start, length), at).replace(start=None)
-  if at.start is None:
-    return some
-  index = at.start + start + jnp.arange(length, dtype=jnp.int32)
-  return some.replace(index=index[None])
+  return jax.tree.map(lambda x: cut(x, start, length), at).replace(start=None)

@@ -1,6 +1,7 @@
 """How a module declares a parameter: by shape and logical axes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,20 @@ def declare(module: nn.Module) -> Callable[..., jax.Array]:
     )
 
   return param
+
+
+class Owner(nn.Module):
+  """Owns the parameters of a part, which asks for them: part(param, ...).
+
+  A part is a frozen dataclass, so that a config can hold it and one can serve
+  several places. Each place is an owner: Owner(norm, name='norm_0')(x).
+  """
+
+  part: Any
+
+  @nn.compact
+  def __call__(self, *args):
+    return self.part(declare(self), *args)
 
 
 def around_one(key, shape, dtype):

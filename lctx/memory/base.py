@@ -42,6 +42,13 @@ class Memory:
     """
     return (near,)
 
+  def last(self, carry: Carry) -> tuple[Array, Array] | None:
+    """Where the last token read sat: document and offset [B] each.
+
+    None = it is not known, and documents begin where they are seen first.
+    """
+    return None
+
   def write(
     self, carry: Carry, x: Array, k: Array, v: Array, at: Coords
   ) -> tuple[Carry, Array]:

@@ -13,7 +13,7 @@ from flax import struct
 
 from lctx.memory.base import Memory
 from lctx.patterns.base import Everything
-from lctx.patterns.causal import Window
+from lctx.patterns.window import Window
 from lctx.types import EMPTY, Array, Coords, join, segment_coords
 
 
@@ -22,7 +22,7 @@ class Cache:
   """The last M states of a layer, oldest first, and where they sat.
 
   `states` is x [B, M, D] as the layer received it, or its projections
-  (k, v) [B, M, N, H].
+  (k, v), [B, M, K, carried key width] and [B, M, K, H].
   """
 
   states: Array | tuple[Array, Array]
@@ -72,6 +72,11 @@ class XLCache(Memory):
     k_BMNH, v_BMNH = self._keys_and_values(carry, project)
     return (near.after(k_BMNH, v_BMNH, carry.at),)
 
+  def last(self, carry):
+    if self.length == 0:
+      return super().last(carry)
+    return carry.at.document[:, -1], carry.at.offset[:, -1]
+
   def write(self, carry, x, k, v, at):
     new = self._states(x, k, v)
     length, grown = at.length, self.length + at.length
@@ -116,8 +121,7 @@ class ProjectedXLCache(XLCache):
   """
 
   def _shapes(self, sizes):
-    heads = (sizes.num_heads, sizes.head_width)
-    return heads, heads
+    return sizes.carried
 
   def _states(self, x, k, v):
     return k, v

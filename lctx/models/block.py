@@ -1,15 +1,16 @@
 """One layer: attention and feed-forward on a residual stream."""
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
 
 from lctx.kernels.base import Kernel
-from lctx.layers.ffn import FeedForward
-from lctx.layers.norm import LayerNorm
-from lctx.layers.parameters import declare
+from lctx.layers.ffn import Feed
+from lctx.layers.parameters import Owner, declare
 from lctx.memory.base import Memory
 from lctx.models.attention import Attention, LayerCarry
+from lctx.models.heads import Heads
 from lctx.models.parts import Dropout, Stack
 from lctx.patterns.base import Pattern
 from lctx.positions.base import Position, Score, Sizes
@@ -17,11 +18,14 @@ from lctx.types import Coords
 
 
 class Block(nn.Module):
-  """Post-norm: x = norm(x + part(x)). Pre-norm: x = x + part(norm(x))."""
+  """Post-norm: x = norm(x + part(x)). Pre-norm: x = x + part(norm(x)).
+
+  The part is attention, then the feed-forward one; a gate may replace the sum.
+  """
 
   stack: Stack
-  sizes: Sizes
   position: Position
+  heads: Heads
   pattern: Pattern
   memory: Memory
   dropout: Dropout
@@ -29,33 +33,52 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x, carry: LayerCarry, score: Score | None, shared: Any, at: Coords
+    self,
+    x,
+    carry: LayerCarry,
+    scores: tuple[Score, ...] | None,
+    shared: Any,
+    at: Coords,
+    sizes: Sizes,
   ):
     """x, then the new carry and the auxiliary loss, as a scan has it."""
-    if score is None:
-      score = self.position.score(declare(self), shared, self.sizes)
-    first, second = LayerNorm(name='norm_0'), LayerNorm(name='norm_1')
-    hidden = self.dropout.hidden
+    if scores is None:
+      scores = layer_scores(declare(self), shared, self, sizes)
+    stack, hidden = self.stack, self.dropout.hidden
+    norm_0, norm_1 = (Owner(stack.norm, name=f'norm_{i}') for i in range(2))
+    gate_0, gate_1 = (Owner(stack.gate, name=f'gate_{i}') for i in range(2))
     attend = Attention(
-      self.sizes,
+      sizes,
+      self.heads,
       self.pattern,
       self.memory,
       self.dropout.attention,
       self.kernel,
       name='attention',
     )
-    ffn_width = self.stack.ffn_width or 4 * x.shape[-1]
-    feed = FeedForward(ffn_width, hidden, name='ffn')
+    feed = Feed(stack.ffn, stack.ffn_width_of(x.shape[-1]), hidden, name='ffn')
     drop = nn.Dropout(hidden, deterministic=not self.has_rng('dropout'))
-    before = first if self.stack.pre_norm else _same
-    y, carry, penalty = attend(x, at, carry, score, before)
-    if self.stack.pre_norm:
-      x = x + drop(y)
-      x = x + feed(second(x))
+    before = norm_0 if stack.pre_norm else _same
+    y, carry, penalty = attend(x, at, carry, scores, before)
+    penalty += self.heads.penalty(scores)
+    if stack.pre_norm:
+      x = gate_0(x, drop(y))
+      x = gate_1(x, feed(norm_1(x)))
     else:
-      x = first(x + drop(y))
-      x = second(x + feed(x))
+      x = norm_0(gate_0(x, drop(y)))
+      x = norm_1(gate_1(x, feed(x)))
     return x, (carry, penalty)
+
+
+def layer_scores(
+  param: Callable, shared: Any, layer: Any, sizes: Sizes
+) -> tuple[Score, ...]:
+  """All that changes the logits of one layer, which owns the parameters.
+
+  `layer` has `position` and `heads`: a Block, or a whole model.
+  """
+  position = layer.position.score(param, shared, sizes)
+  return (position, *layer.heads.scores(param, sizes))
 
 
 def _same(x):

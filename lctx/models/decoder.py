@@ -11,15 +11,24 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lctx import losses
+from lctx.fields import check
 from lctx.layers.parameters import declare
 from lctx.memory.base import Memory
 from lctx.models.attention import LayerCarry, open_segment
-from lctx.models.block import Block
+from lctx.models.block import Block, layer_scores
+from lctx.models.heads import Heads
 from lctx.models.parts import Compute, Dropout, Stack
 from lctx.models.vocabulary import Embedding, Vocabulary
-from lctx.patterns.base import Pattern
-from lctx.positions.base import Position, Score, Sizes
-from lctx.types import EMPTY, Array, Coords, Params, segment_coords
+from lctx.patterns import Pattern
+from lctx.positions import Position, Score, Sizes
+from lctx.types import (
+  EMPTY,
+  Array,
+  Coords,
+  Params,
+  offsets,
+  segment_coords,
+)
 
 
 class Decoder(nn.Module):
@@ -33,16 +42,21 @@ class Decoder(nn.Module):
   position: Position
   pattern: Pattern
   memory: Memory
+  heads: Heads = Heads()
   dropout: Dropout = Dropout()
   compute: Compute = Compute()
 
   def __post_init__(self):
-    self.stack.head_width_of(self.embed.width)
-    self.position.check_width(self.embed.width)
+    check(self, Decoder, 'model')
+    sizes = self.sizes(2)
+    self.heads.check(sizes)
+    self.position.check(sizes)
+    self.pattern.check_heads(sizes.num_heads)
     super().__post_init__()
 
   def setup(self):
     self.vocabulary = Vocabulary(self.embed, self.compute.jax_dtype)
+    self.placed = Placed(self.position)
     self.once = Once(self.position)
     self.drop = nn.Dropout(self.dropout.hidden)
     block = Block
@@ -52,14 +66,14 @@ class Decoder(nn.Module):
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True, 'dropout': True},
-      in_axes=(0, 0, nn.broadcast, nn.broadcast),
+      in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
       length=self.stack.depth,
       unroll=min(self.compute.unroll, self.stack.depth),
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )(
       self.stack,
-      self.sizes(),
       self.position,
+      self.heads,
       self.pattern,
       self.memory,
       self.dropout,
@@ -76,11 +90,11 @@ class Decoder(nn.Module):
     that name, saves what would be the same for every segment.
     """
     length = carry.open.at.length if carry.open is not None else at.length
-    shared = (
-      self.once(self.sizes(length), self._drop) if scores is None else None
-    )
-    x = self._drop(self.vocabulary(tokens_BT))
-    x, (carry, penalties) = self.layers(x, carry, scores, shared, at)
+    sizes = self.sizes(length)
+    shared = self.once(sizes, self._drop) if scores is None else None
+    at = self._counted(at, carry)
+    x = self._drop(self.placed(self.vocabulary(tokens_BT), at))
+    x, (carry, penalties) = self.layers(x, carry, scores, shared, at, sizes)
     return self._drop(x), carry, penalties.sum()
 
   def nll(self, hidden_BTD: Array, targets_BT: Array) -> Array:
@@ -94,16 +108,33 @@ class Decoder(nn.Module):
   def _drop(self, x):
     return self.drop(x, deterministic=not self.has_rng('dropout'))
 
+  def _counted(self, at: Coords, carry: LayerCarry) -> Coords:
+    """With the offset of each token in its document, wherever that began."""
+    memory, opened = jax.tree.map(lambda x: x[0], (carry.memory, carry.open))
+    last = self.memory.last(memory)
+    if opened is not None:
+      last = opened.last(at, last)
+    if last is None:
+      return at
+    return at.replace(offset=offsets(at.document, *last))
+
   @nn.nowrap
   def sizes(self, segment: int = 0) -> Sizes:
-    """Widths, heads, and how far a segment of this length looks back."""
-    return Sizes(
-      self.embed.width,
-      self.stack.num_heads,
-      self.stack.head_width_of(self.embed.width),
-      self.memory.length + segment,
-      self.compute.jax_dtype,
+    """Widths, heads, and how far a segment of this length looks."""
+    num_heads = self.stack.num_heads
+    head_width = self.stack.head_width_of(self.embed.width)
+    after, longest = self.pattern.reach.after, max(segment - 1, 0)
+    sizes = Sizes(
+      width=self.embed.width,
+      num_heads=num_heads,
+      key_heads=self.heads.keys or num_heads,
+      head_width=head_width,
+      distances=self.memory.length + segment,
+      ahead=longest if after is None else min(after, longest),
+      dtype=self.compute.jax_dtype,
+      key_width=head_width,
     )
+    return dataclasses.replace(sizes, key_width=self.heads.key_width(sizes))
 
   @nn.nowrap
   def with_vocabulary(self, size: int) -> 'Decoder':
@@ -213,15 +244,15 @@ class Decoder(nn.Module):
     return jax.tree.map(leaf, new, old)
 
   @nn.nowrap
-  def scores(self, params: Params, segment: int) -> Score:
-    """Every layer's score for segments of this length, stacked.
+  def scores(self, params: Params, segment: int) -> tuple[Score, ...]:
+    """Every layer's scores for segments of this length, stacked.
 
     For parameters that stand still: the relative keys of all distances.
     """
     sizes, top = self.sizes(segment), params.get('once', {})
     shared = self.position.once(_given(top), sizes, lambda x: x)
     return jax.vmap(
-      lambda layer: self.position.score(_given(layer), shared, sizes)
+      lambda layer: layer_scores(_given(layer), shared, self, sizes)
     )(params['layers'])
 
   @nn.nowrap
@@ -230,6 +261,16 @@ class Decoder(nn.Module):
     return jax.tree.map(
       lambda leaf: jnp.broadcast_to(leaf[None], (depth, *leaf.shape)), one
     )
+
+
+class Placed(nn.Module):
+  """What a position scheme adds to tokens."""
+
+  position: Position
+
+  @nn.compact
+  def __call__(self, x, at: Coords):
+    return self.position.embed(declare(self), x, at)
 
 
 class Once(nn.Module):

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from lctx.kernels.base import Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
+from lctx.layers.ffn import FeedForward, Relu
+from lctx.layers.gates import Gate, Residual
+from lctx.layers.norm import LayerNorm, Norm
 
 __all__ = ['Chunked', 'Compute', 'Dense', 'Dropout', 'Stack']
 
@@ -17,7 +20,8 @@ class Stack:
 
   `head_width` None = width / num_heads; `ffn_width` None = 4 x width.
   `pre_norm`: norms sit before each part and memory holds un-normed states;
-  as published, nothing is normed after the last layer then.
+  as published, nothing is normed after the last layer then. `gate` is how
+  each part joins what it read; every place has parameters of its own.
   """
 
   depth: int
@@ -25,6 +29,9 @@ class Stack:
   head_width: int | None = None
   ffn_width: int | None = None
   pre_norm: bool = False
+  norm: Norm = dataclasses.field(default_factory=LayerNorm)
+  ffn: FeedForward = dataclasses.field(default_factory=Relu)
+  gate: Gate = dataclasses.field(default_factory=Residual)
 
   def __post_init__(self):
     for name in ('depth', 'num_heads', 'head_width', 'ffn_width'):
@@ -47,6 +54,9 @@ class Stack:
         'another width, or set model.stack.head_width.'
       )
     return width // self.num_heads
+
+  def ffn_width_of(self, width: int) -> int:
+    return self.ffn_width or 4 * width
 
 
 @dataclasses.dataclass(frozen=True)

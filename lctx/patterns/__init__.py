@@ -1,1 +1,32 @@
 """Which keys a query may see."""
+
+from lctx.patterns.base import (
+  Both,
+  Either,
+  Everything,
+  Pattern,
+  Reach,
+  picture,
+)
+from lctx.patterns.block_sparse import BlockSparse
+from lctx.patterns.causal import Causal, Sinks, Staircase
+from lctx.patterns.chosen import GlobalTokens, Prefix
+from lctx.patterns.window import Chunks, Dilated, Window
+
+__all__ = [
+  'BlockSparse',
+  'Both',
+  'Causal',
+  'Chunks',
+  'Dilated',
+  'Either',
+  'Everything',
+  'GlobalTokens',
+  'Pattern',
+  'Prefix',
+  'Reach',
+  'Sinks',
+  'Staircase',
+  'Window',
+  'picture',
+]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from lctx.types import Array, Coords
+from lctx.types import Array, Coords, of_keys, of_queries, segment_coords
 
 
 class Reach(NamedTuple):
@@ -17,18 +17,36 @@ class Reach(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-  """`allowed` is the truth, [B or 1, T, S]; documents are seen to apart."""
+  """What a query may see; documents and empty slots are seen to apart.
 
-  def allowed(self, q_at: Coords, k_at: Coords) -> Array:
+  Patterns combine: `a & b` is what both allow, `a | b` what either does.
+  """
+
+  def allowed(self, q_at: Coords, k_at: Coords, heads_N: Array) -> Array:
+    """The truth: bool [N or 1, B or 1, T, S]. `heads_N` numbers the heads."""
     raise NotImplementedError
 
   @property
-  def reach(self) -> 'Reach':
+  def reach(self) -> Reach:
     """How far any query may see; kernels skip what lies beyond."""
     return Reach()
 
+  @property
+  def stride(self) -> tuple[int, ...]:
+    """For each head, the distance of which all it sees are multiples.
+
+    () = every distance, whatever the head.
+    """
+    return ()
+
+  def check_heads(self, num_heads: int) -> None:
+    """Raises ValueError where it cannot serve that many heads."""
+
   def __and__(self, other: 'Pattern') -> 'Pattern':
     return Both(self, other)
+
+  def __or__(self, other: 'Pattern') -> 'Pattern':
+    return Either(self, other)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,28 +56,76 @@ class Both(Pattern):
   first: Pattern
   second: Pattern
 
-  def allowed(self, q_at, k_at):
-    return self.first.allowed(q_at, k_at) & self.second.allowed(q_at, k_at)
+  def allowed(self, q_at, k_at, heads_N):
+    first = self.first.allowed(q_at, k_at, heads_N)
+    return first & self.second.allowed(q_at, k_at, heads_N)
 
   @property
   def reach(self):
     return Reach(*map(_least, self.first.reach, self.second.reach))
 
+  @property
+  def stride(self):
+    return self.first.stride or self.second.stride
+
+  def check_heads(self, num_heads):
+    self.first.check_heads(num_heads)
+    self.second.check_heads(num_heads)
+
+
+@dataclasses.dataclass(frozen=True)
+class Either(Pattern):
+  """What at least one of two patterns allows."""
+
+  first: Pattern
+  second: Pattern
+
+  def allowed(self, q_at, k_at, heads_N):
+    first = self.first.allowed(q_at, k_at, heads_N)
+    return first | self.second.allowed(q_at, k_at, heads_N)
+
+  @property
+  def reach(self):
+    return Reach(*map(_most, self.first.reach, self.second.reach))
+
+  def check_heads(self, num_heads):
+    self.first.check_heads(num_heads)
+    self.second.check_heads(num_heads)
+
 
 @dataclasses.dataclass(frozen=True)
 class Everything(Pattern):
-  """Every key."""
+  """Every key, ahead and behind: bidirectional attention."""
 
-  def allowed(self, q_at, k_at):
-    return jnp.ones((1, q_at.length, k_at.length), bool)
+  def allowed(self, q_at, k_at, heads_N):
+    return jnp.ones((1, 1, q_at.length, k_at.length), bool)
 
 
-def visible(pattern: Pattern, q_at: Coords, k_at: Coords) -> Array:
-  """[B, T, S]: allowed, and of the same document; empty slots never are."""
-  same = q_at.document[:, :, None] == k_at.document[:, None, :]
-  held = (k_at.document >= 0)[:, None, :]
-  return pattern.allowed(q_at, k_at) & same & held
+def visible(
+  pattern: Pattern, q_at: Coords, k_at: Coords, heads_N: Array
+) -> Array:
+  """bool [N or 1, B, T, S]: allowed, of the same document, and not empty."""
+  same = of_queries(q_at.document) == of_keys(k_at.document)
+  held = of_keys(k_at.document) >= 0
+  return pattern.allowed(q_at, k_at, heads_N) & same & held
+
+
+def picture(
+  pattern: Pattern, length: int, head: int = 0, at: Coords | None = None
+) -> list[str]:
+  """A line a query, `#` where it sees a key: ['#..', '##.', '###'].
+
+  `at` says where the tokens sit, by default in one document; row 0 is drawn.
+  """
+  if at is None:
+    at = segment_coords(jnp.zeros((1, length), jnp.int32))
+  seen_TS = visible(pattern, at, at, jnp.array([head]))[0, 0]
+  return [''.join('.#'[int(cell)] for cell in row) for row in seen_TS]
 
 
 def _least(first: int | None, second: int | None) -> int | None:
   return min((x for x in (first, second) if x is not None), default=None)
+
+
+def _most(first: int | None, second: int | None) -> int | None:
+  return None if None in (first, second) else max(first, second)

@@ -3,41 +3,19 @@
 import dataclasses
 
 from lctx.patterns.base import Pattern, Reach
-from lctx.types import distance
+from lctx.types import distance, of_keys, of_queries
 
 
 @dataclasses.dataclass(frozen=True)
 class Causal(Pattern):
   """The query itself and everything before it."""
 
-  def allowed(self, q_at, k_at):
+  def allowed(self, q_at, k_at, heads_N):
     return distance(q_at, k_at) >= 0
 
   @property
   def reach(self):
     return Reach(after=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Window(Pattern):
-  """Keys at most `before` steps behind the query, and the query itself."""
-
-  before: int
-
-  def __post_init__(self):
-    if self.before < 0:
-      raise ValueError(
-        f'Window(before={self.before}) counts steps back, so it cannot be '
-        'negative. Use 0 to see only the query itself.'
-      )
-
-  def allowed(self, q_at, k_at):
-    steps = distance(q_at, k_at)
-    return (steps >= 0) & (steps <= self.before)
-
-  @property
-  def reach(self):
-    return Reach(self.before, after=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +28,34 @@ class Staircase(Pattern):
 
   before: int
 
-  def allowed(self, q_at, k_at):
+  def allowed(self, q_at, k_at, heads_N):
     steps = distance(q_at, k_at)
-    behind_start = q_at.segment[:, :, None] - k_at.index[:, None, :]
+    behind_start = of_queries(q_at.segment) - of_keys(k_at.index)
     return (steps >= 0) & (behind_start <= self.before)
+
+  @property
+  def reach(self):
+    return Reach(after=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sinks(Pattern):
+  """The first `count` tokens of each document, once they are behind.
+
+  Attention sinks (Xiao et al. 2023): `Window(before) | Sinks(4)`.
+  """
+
+  count: int
+
+  def __post_init__(self):
+    if self.count < 1:
+      raise ValueError(
+        f'Sinks(count={self.count}) counts the first tokens of a document that '
+        'every query goes on seeing, so it must be at least 1. Published: 4.'
+      )
+
+  def allowed(self, q_at, k_at, heads_N):
+    return (distance(q_at, k_at) >= 0) & (of_keys(k_at.offset) < self.count)
 
   @property
   def reach(self):

@@ -2,22 +2,34 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from lctx.types import Array, Coords
 
 
-class Sizes(NamedTuple):
-  """What a position scheme must know of the model around it."""
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """What the parts of a layer must know of the model around them."""
 
   width: int
   num_heads: int
+  key_heads: int  # fewer where several heads of queries share one
   head_width: int
   distances: int  # the longest distance a query can look back, plus one
+  ahead: int  # the longest distance a query can look ahead
   dtype: Any  # of activations
+  key_width: int  # channels of a key as it is carried
+
+  @property
+  def carried(self) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The shapes of a key and a value as a carry holds them."""
+    heads = self.key_heads
+    return (heads, self.key_width), (heads, self.head_width)
 
 
 class Tile(NamedTuple):
@@ -33,19 +45,27 @@ class Tile(NamedTuple):
   length: int  # queries of the whole source
 
 
+@struct.dataclass
 class Score:
   """A pytree of arrays, nothing closed over, that changes attention logits.
+
+  This one changes nothing.
 
   Kernels that compute tiles call `along` once per source, then `cut` and
   `block` for each tile, and `put` for its gradient. Only a score that holds an
   array as long as the text has to refine them.
+
+  A score that needs sums over whole rows first sets `folds`. Kernels then sum
+  `fold` over all blocks of all sources, and use what `folded` makes of it.
   """
 
+  folds: ClassVar[bool] = False
+
   def rotate(
-    self, q_BTNH: Array, k_BSNH: Array, q_at: Coords, k_at: Coords
+    self, q_BTNH: Array, k_BSKH: Array, q_at: Coords, k_at: Coords
   ) -> tuple[Array, Array]:
     """Changes queries and keys once per source, before they meet."""
-    return q_BTNH, k_BSNH
+    return q_BTNH, k_BSKH
 
   def block(
     self, s_NBTS: Array, q_BTNH: Array, q_at: Coords, k_at: Coords
@@ -53,8 +73,19 @@ class Score:
     """Changes a block of logits; `q_BTNH` is scaled but not rotated."""
     return s_NBTS
 
+  def fold(self, q_at: Coords, k_at: Coords, visible_NBTS: Array) -> Any:
+    """Arrays [N or 1, B, T]: sums over the visible keys of a block."""
+    raise NotImplementedError
+
+  def folded(self, sums: Any) -> 'Score':
+    """The score that knows its sums over all keys of all sources."""
+    raise NotImplementedError
+
   def along(self, q_at: Coords, k_at: Coords) -> 'Score':
-    """The same for one source, laid out so that tiles can be cut from it."""
+    """The same for one source, laid out so that tiles can be cut from it.
+
+    Coordinates may be longer than the text by slots that are empty.
+    """
     return self
 
   def cut(self, tile: Tile) -> 'Score':
@@ -70,13 +101,22 @@ class Score:
 class Position:
   """A position scheme. It holds no parameters: it asks their owner for them.
 
-  Linen lets a module have one compact method, and a scheme has two places:
-  what the stack shares and what a layer owns. So each place passes its own
-  `param(name, shape, axes)`.
+  Linen lets a module have one compact method, and a scheme has three places:
+  tokens, what the stack shares and what a layer owns. So each place passes its
+  own `param(name, shape, axes)`.
   """
 
-  def check_width(self, width: int) -> None:
-    """Raises ValueError where it cannot serve a model of this width."""
+  @property
+  def limit(self) -> int | None:
+    """Tokens of a document that have a position; None = all of them."""
+    return None
+
+  def check(self, sizes: Sizes) -> None:
+    """Raises ValueError where it cannot serve a model of these sizes."""
+
+  def embed(self, param: Callable, x: Array, at: Coords) -> Array:
+    """Tokens [B, T, D] with what absolute schemes add to them."""
+    return x
 
   def once(self, param: Callable, sizes: Sizes, drop: Callable) -> Any:
     """What every layer shares; owned by the stack. `drop` is its dropout."""
@@ -84,4 +124,4 @@ class Position:
 
   def score(self, param: Callable, shared: Any, sizes: Sizes) -> Score:
     """The score of one layer, whose parameters that layer owns."""
-    raise NotImplementedError
+    return Score()

@@ -19,6 +19,7 @@ TABLE: dict[str | None, tuple[str, ...]] = {
   'vector': ('fsdp',),
   'vocab': ('tensor',),
   'hidden': ('tensor',),
+  'gate': ('tensor',),
   'heads': ('tensor',),
   'head_width': (),
   'clusters': (),

@@ -11,6 +11,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from lctx.models.decoder import Decoder
+from lctx.models.vocabulary import Embedding
+from lctx.patterns.base import Reach
+from lctx.positions.xl import LearnedRelative, RelativeXL
+
 # Dense bfloat16 operations per second of one jax device, as published by the
 # maker. The first entry whose words all occur in `device_kind` counts.
 PEAK = {
@@ -32,65 +37,6 @@ PEAK = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Bin:
-  """A stretch of the vocabulary: `rows` vectors of `width`.
-
-  `projected`: vectors and the model's width are joined by a matrix, on the way
-  in and on the way out. `share`: the part of all tokens that meets this bin;
-  1 for the first of an adaptive softmax (whose rows include the clusters), the
-  frequency of its tokens for another.
-  """
-
-  rows: int
-  width: int
-  projected: bool = False
-  share: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-  """What of a model decides its matrix products.
-
-  `relative`: queries meet projected distances as well as keys (Dai et al.
-  2019). `gated`: the feed-forward has three matrices, not two.
-  """
-
-  depth: int
-  width: int
-  num_heads: int
-  head_width: int
-  ffn_width: int
-  bins: tuple[Bin, ...]
-  relative: bool = True
-  gated: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-  """How text is read: segments of a row, each seeing memory before it.
-
-  `window`: a query sees at most so many keys, itself included (`same_length`);
-  None = all of its memory. Memory is taken to be full. `rows` share one
-  projection of the distances.
-  """
-
-  segment: int
-  memory: int = 0
-  rows: int = 1
-  causal: bool = True
-  window: int | None = None
-
-  @property
-  def visible(self) -> float:
-    """Keys that a query sees, on average: (T + 1) / 2 + M if causal."""
-    if not self.causal:
-      return float(self.segment + self.memory)
-    seen = self.memory + 1 + np.arange(self.segment)
-    limit = seen.max() if self.window is None else self.window
-    return float(np.minimum(seen, limit).mean())
-
-
-@dataclasses.dataclass(frozen=True)
 class Flops:
   """Operations per token of a forward pass, by what they are for.
 
@@ -102,46 +48,64 @@ class Flops:
   attention: float
   relative: float
   ffn: float
+  gates: float
   vocabulary: float
   reprojection: float
 
   @property
   def forward(self) -> float:
     """The model's, per token of inference."""
-    parts = self.projections + self.attention + self.relative + self.ffn
-    return parts + self.vocabulary
+    layers = self.projections + self.attention + self.relative
+    return layers + self.ffn + self.gates + self.vocabulary
 
   @property
   def train(self) -> float:
     """The model's, per token of training: backward is twice forward."""
     return 3 * self.forward
 
-  @property
-  def hardware(self) -> float:
-    """What training with a memory of states does, rematerialisation aside.
 
-    Memory is behind a stop-gradient, so re-projection goes backward once, to
-    the weights.
-    """
-    return self.train + 2 * self.reprojection
+def count(model: Decoder, segment: int, rows: int = 1) -> Flops:
+  """Operations per token of a model that knows its vocabulary.
 
-
-def count(sizes: Sizes, reading: Reading) -> Flops:
-  """Operations per token."""
-  heads = sizes.num_heads * sizes.head_width
-  matrix = 2 * sizes.width * heads
-  scores = 2 * heads * reading.visible
-  keys = reading.segment + reading.memory
-  once = matrix * keys / (reading.segment * reading.rows)
-  matrices = 3 if sizes.gated else 2
+  Text is read segment by segment, with a memory that is full. `rows` share
+  one projection of the distances.
+  """
+  sizes, stack, memory = model.sizes(), model.stack, model.memory.length
+  width, depth = sizes.width, stack.depth
+  queries = 2 * width * sizes.num_heads * sizes.head_width
+  keys = 2 * width * sizes.key_heads * sizes.head_width
+  pattern = model.pattern & model.memory.pattern
+  seen = keys_seen(segment, memory, pattern.reach)
+  scores = 2 * sizes.num_heads * sizes.head_width * seen
+  relative = 0.0
+  if isinstance(model.position, RelativeXL | LearnedRelative):
+    relative += scores
+  if isinstance(model.position, RelativeXL):
+    relative += queries * (segment + memory) / (segment * rows)
+  ffn = 2 * width * stack.ffn_width_of(width)
   return Flops(
-    projections=sizes.depth * 4 * matrix,
-    attention=sizes.depth * 2 * scores,
-    relative=sizes.depth * (scores + once) if sizes.relative else 0.0,
-    ffn=sizes.depth * matrices * 2 * sizes.width * sizes.ffn_width,
-    vocabulary=sum(_bin_flops(sizes.width, part) for part in sizes.bins),
-    reprojection=sizes.depth * 2 * matrix * reading.memory / reading.segment,
+    projections=depth * 2 * (queries + keys),
+    attention=depth * 2 * scores,
+    relative=depth * relative,
+    ffn=depth * stack.ffn.matrices * ffn,
+    gates=depth * 2 * stack.gate.matrices * 2 * width * width,
+    vocabulary=_vocabulary(model.embed),
+    reprojection=depth * 2 * keys * memory / segment,
   )
+
+
+def keys_seen(segment: int, memory: int, reach: Reach) -> float:
+  """Keys that a query sees, on average; (T + 1) / 2 + M if causal.
+
+  What a pattern leaves out within its reach counts as seen.
+  """
+  query, last = memory + np.arange(segment), memory + segment - 1
+  first = 0 * query
+  if reach.before is not None:
+    first = np.maximum(first, query - reach.before)
+  if reach.after is not None:
+    last = np.minimum(last, query + reach.after)
+  return float((last - first + 1).mean())
 
 
 def utilisation(
@@ -157,10 +121,19 @@ def utilisation(
   return flops_per_second / sum(peaks)
 
 
-def _bin_flops(width: int, part: Bin) -> float:
-  scores = 2 * part.width * part.rows
-  joined = 2 * 2 * width * part.width if part.projected else 0
-  return part.share * (scores + joined)
+def _vocabulary(embed: Embedding) -> float:
+  """Every bin is met by every token; clusters are rows of the first.
+
+  Where bins have their own widths, matrices join them to the model's, on the
+  way in and on the way out.
+  """
+  flops = 2.0 * len(embed.cutoffs) * embed.tables[0][1]
+  for i, (start, end) in enumerate(embed.bins):
+    vectors = embed.tables[i if len(embed.tables) > 1 else 0][1]
+    flops += 2 * vectors * (end - start)
+    if embed.projected:
+      flops += 2 * 2 * embed.width * vectors
+  return flops
 
 
 def _peak(kind: str) -> float | None:

@@ -14,8 +14,9 @@ from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.kernels.tiles import prepared
 from lctx.patterns.base import Everything
-from lctx.patterns.causal import Causal, Staircase, Window
-from lctx.positions.xl import Relative
+from lctx.patterns.causal import Causal, Staircase
+from lctx.patterns.window import Window
+from lctx.positions.relative import Relative
 from lctx.types import EMPTY, segment_coords
 
 B, T, S, N, H = 2, 13, 29, 3, 5

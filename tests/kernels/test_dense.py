@@ -8,8 +8,9 @@ import tiny
 from lctx.kernels.dense import Dense
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
-from lctx.patterns.causal import Causal, Window
-from lctx.positions.xl import Relative
+from lctx.patterns.causal import Causal
+from lctx.patterns.window import Window
+from lctx.positions.relative import Relative
 from lctx.types import Coords, segment_coords
 
 ROWS, QUERIES, KEYS, HEADS, WIDTH = 2, 4, 9, 3, 5
@@ -120,7 +121,7 @@ def kept(seed, rate, heads, *where):
   """The mask of one random key, on a grid of queries and keys."""
   dropout = Dropout(jax.random.key_data(jax.random.key(seed)), rate)
   return np.asarray(
-    tiny.quick_jit(lambda: dropout.keep(heads, *grid(*where)))()
+    tiny.quick_jit(lambda: dropout.keep(jnp.arange(heads), *grid(*where)))()
   )
 
 
@@ -130,6 +131,16 @@ def test_what_is_dropped_depends_on_coordinates_alone():
     part = kept(3, 0.4, HEADS, q_start, queries, k_start, keys)
     inside = whole[:, :, q_start:, k_start + 5 :][:, :, :queries, :keys]
     np.testing.assert_array_equal(part, inside)
+
+
+def test_a_row_and_a_head_drop_by_their_number(close):
+  """So a shard that has some of them drops what the whole would."""
+  whole = kept(3, 0.4, HEADS, 0, 6, -5, 11)
+  dropout = Dropout(
+    jax.random.key_data(jax.random.key(3)), 0.4, rows=jnp.array([1, 0])
+  )
+  part = dropout.keep(jnp.array([2]), *grid(0, 6, -5, 11))
+  np.testing.assert_array_equal(part, whole[2:, ::-1])
 
 
 def test_the_dropped_share_is_the_rate_and_the_kept_make_up_for_it():

@@ -11,7 +11,16 @@ from lctx.positions.xl import LearnedRelative
 from lctx.types import segment_coords
 
 ROWS, SEGMENT, COUNT = 3, 4, 4
-SIZES = Sizes(1, 1, 1, 0, jnp.float32)
+SIZES = Sizes(
+  width=1,
+  num_heads=1,
+  key_heads=1,
+  head_width=1,
+  distances=0,
+  ahead=0,
+  dtype=jnp.float32,
+  key_width=1,
+)
 KINDS = {
   'shorter than a segment': {'memory_length': 3},
   'longer than a segment': {

@@ -11,7 +11,8 @@ import tiny
 
 from lctx.memory.xl import XLCache
 from lctx.models.segments import merge, scan_segments, split
-from lctx.patterns.causal import Causal, Staircase, Window
+from lctx.patterns.causal import Causal, Staircase
+from lctx.patterns.window import Window
 from lctx.positions.xl import LearnedRelative
 from lctx.types import segment_coords
 

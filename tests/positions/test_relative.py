@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import tiny
 
-from lctx.positions.xl import LearnedRelative, Relative, RelativeXL, sinusoid
+from lctx.positions.relative import Relative
+from lctx.positions.sinusoid import sinusoid
+from lctx.positions.xl import LearnedRelative, RelativeXL
 from lctx.types import segment_coords
 
 HEADS, WIDTH = 2, 3

@@ -1,56 +1,106 @@
 """FLOPs: by hand, by XLA where nothing is scanned, and of devices."""
 
+import dataclasses
+import math
 import types
 
 import jax
 import jax.numpy as jnp
 import pytest
+import tiny
 
-from lctx.training.flops import Bin, Reading, Sizes, count, utilisation
+from lctx.layers.ffn import Geglu, Relu, Swiglu
+from lctx.layers.gates import GRUGate, InputGate, Residual, SigmoidTanhGate
+from lctx.memory.xl import XLCache
+from lctx.models.decoder import Decoder
+from lctx.models.heads import Heads
+from lctx.models.parts import Stack
+from lctx.models.vocabulary import Embedding
+from lctx.optimizer.axes import is_matrix
+from lctx.patterns.base import Everything, Reach
+from lctx.positions.absolute import NoPosition
+from lctx.positions.xl import LearnedRelative
+from lctx.training.flops import count, keys_seen, utilisation
 
 T, M, D, N, H, F, V = 64, 32, 128, 4, 32, 256, 200
 
 
+def small(**fields):
+  sizes = {'depth': 2, 'width': 4, 'num_heads': 2, 'memory_length': 2}
+  return tiny.transformer_xl(
+    **sizes, head_width=3, ffn_width=10, vocab=7, **fields
+  )
+
+
 def test_a_small_model_counted_by_hand():
-  sizes = Sizes(
-    depth=2, width=4, num_heads=2, head_width=3, ffn_width=10,
-    bins=(Bin(rows=7, width=4),),
-  )  # fmt: skip
-  flops = count(sizes, Reading(segment=3, memory=2, rows=5))
+  flops = count(small(), segment=3, rows=5)
   # Queries see 3, 4 and 5 keys: 4 on average, where T + M is 5.
   assert flops.projections == 2 * (4 * 2 * 4 * 6)
   assert flops.attention == 2 * (2 * 2 * 6 * 4)
   assert flops.relative == 2 * (2 * 6 * 4 + 2 * 4 * 6 * 5 / (3 * 5))
   assert flops.ffn == 2 * (2 * 2 * 4 * 10)
+  assert flops.gates == 0
   assert flops.vocabulary == 2 * 4 * 7
   assert flops.forward == 384 + 192 + 96 + 32 + 320 + 56
   assert flops.train == 3 * flops.forward
   assert flops.reprojection == 2 * (2 * 2 * 4 * 6) * 2 / 3
-  assert flops.hardware == flops.train + 2 * flops.reprojection
+
+
+def test_a_table_of_distances_is_met_but_not_projected():
+  flops = count(small(position=LearnedRelative(9)), segment=3)
+  assert flops.relative == 2 * (2 * 6 * 4)
+  absolute = dataclasses.replace(small(), position=NoPosition())
+  assert count(absolute, segment=3).relative == 0
 
 
 def test_a_query_sees_what_its_mask_lets_it_see():
-  assert Reading(segment=5, memory=7).visible == (5 + 1) / 2 + 7
-  assert Reading(segment=5, memory=7, causal=False).visible == 12
-  assert Reading(segment=5, memory=7, window=7).visible == 7
+  causal, window = Reach(after=0), Reach(before=6, after=0)
+  assert keys_seen(5, 7, causal) == (5 + 1) / 2 + 7
+  assert keys_seen(5, 7, Reach()) == 12
+  assert keys_seen(5, 7, window) == 7
   # Without memory the first queries have less than a window behind them.
-  assert Reading(segment=4, window=2).visible == (1 + 2 + 2 + 2) / 4
+  assert keys_seen(4, 0, Reach(1, 0)) == (1 + 2 + 2 + 2) / 4
+  assert keys_seen(4, 0, Reach(1, 1)) == (2 + 3 + 3 + 2) / 4
 
 
-def test_an_adaptive_softmax_counts_a_bin_as_often_as_it_is_met():
-  dense = Sizes(1, 8, 2, 4, 16, (Bin(rows=10, width=8),))
-  adaptive = Sizes(
-    1,
-    8,
-    2,
-    4,
-    16,
-    (Bin(rows=5, width=8), Bin(40, 2, projected=True, share=0.25)),
+def test_every_bin_of_an_adaptive_softmax_is_met_by_every_token():
+  embed = Embedding(width=8, vocab=45, cutoffs=(5,), div_val=4)
+  model = dataclasses.replace(small(), embed=embed)
+  # Five tokens and a cluster of width 8, forty of width 2; both joined to x.
+  want = 2 * 8 * 6 + 2 * 2 * 8 * 8 + 2 * 2 * 40 + 2 * 2 * 8 * 2
+  assert count(model, segment=4).vocabulary == want
+
+
+@pytest.mark.parametrize(
+  'ffn, gate, keys',
+  [
+    (Relu(), Residual(zero_start=True), None),
+    (Swiglu(), GRUGate(zero_start=True), None),
+    (Geglu(bias=True), SigmoidTanhGate(), 1),
+    (Relu(bias=False), InputGate(), 2),
+  ],
+)
+def test_every_matrix_of_a_layer_is_multiplied_by_every_token(ffn, gate, keys):
+  """Twice its size, whatever it is for; distances are not tokens."""
+  model = tiny.transformer_xl(num_heads=4)
+  stack = dataclasses.replace(model.stack, ffn=ffn, gate=gate)
+  model = dataclasses.replace(model, stack=stack, heads=Heads(keys=keys))
+  shapes = jax.eval_shape(model.init_params, jax.random.key(0))['layers']
+  axes, sizes = model.axes()['layers'], {}
+  for part in ('attention', 'ffn', 'gate_0', 'gate_1'):
+    sizes[part] = sum(
+      math.prod(leaf.shape)
+      for name, leaf in shapes.get(part, {}).items()
+      if is_matrix(axes[part][name])
+    )
+  flops = count(model, segment=4)
+  assert flops.projections == 2 * sizes['attention']
+  assert flops.ffn == 2 * sizes['ffn']
+  assert flops.gates == 2 * (sizes['gate_0'] + sizes['gate_1'])
+  key_and_value = sum(
+    shapes['attention'][name].size for name in ('key', 'value')
   )
-  reading = Reading(segment=4)
-  want = 2 * 8 * 5 + 0.25 * (2 * 2 * 40 + 2 * 2 * 8 * 2)
-  assert count(dense, reading).vocabulary == 2 * 8 * 10
-  assert count(adaptive, reading).vocabulary == want
+  assert flops.reprojection == 2 * key_and_value * model.memory.length / 4
 
 
 def everything_seen(params, x_TD, memory_MD, target_TD):
@@ -77,19 +127,27 @@ def test_forward_and_training_agree_with_xla():
     jnp.ones((M, D)),
     jnp.ones((T, D)),
   )
-  # The table counts twice: it is multiplied by twice, to keep its gradient.
-  bins = (Bin(V, D), Bin(V, D))
-  sizes = Sizes(1, D, N, H, F, bins, relative=False)
-  flops = count(sizes, Reading(segment=T, memory=M, causal=False))
+  model = Decoder(
+    embed=Embedding(width=D, vocab=V),
+    stack=Stack(depth=1, num_heads=N, head_width=H, ffn_width=F),
+    position=NoPosition(),
+    pattern=Everything(),
+    memory=XLCache(M),
+  )
+  flops = count(model, segment=T)
 
   def xla(function):
     cost = jax.jit(function).lower(*args).compile().cost_analysis()
     return cost['flops'] / T
 
-  forward = flops.forward + flops.reprojection
-  assert xla(everything_seen) == pytest.approx(forward, rel=0.03)
+  # The table is multiplied by twice, to keep its gradient.
+  forward = flops.forward + flops.vocabulary
+  want = forward + flops.reprojection
+  assert xla(everything_seen) == pytest.approx(want, rel=0.03)
   gradient = jax.grad(everything_seen, argnums=(0, 1))
-  assert xla(gradient) == pytest.approx(flops.hardware, rel=0.03)
+  # Memory stands still: its gradient goes to the weights only.
+  want = 3 * forward + 2 * flops.reprojection
+  assert xla(gradient) == pytest.approx(want, rel=0.03)
 
 
 def devices(kind, number=1):

@@ -1,0 +1,54 @@
+"""Patterns in which some tokens see, or are seen by, far ones."""
+
+import dataclasses
+
+from lctx.patterns.base import Pattern
+from lctx.types import GLOBAL, PREFIX, Array, Coords, of_keys, of_queries
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalTokens(Pattern):
+  """Global tokens see all and are seen by all (Beltagy et al. 2020, 3.1).
+
+  They are the first `first` of each document, or, with None, those whose role
+  has the GLOBAL bit. Longformer: `Window(w, w) | GlobalTokens()`.
+  """
+
+  first: int | None = None
+
+  def __post_init__(self):
+    _check('GlobalTokens', self.first)
+
+  def allowed(self, q_at, k_at, heads_N):
+    of_q, of_k = (_chosen(at, self.first, GLOBAL) for at in (q_at, k_at))
+    return of_queries(of_q) | of_keys(of_k)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix(Pattern):
+  """Tokens of the prefix see each other (Raffel et al. 2020, 3.2.1).
+
+  The prefix is the first `first` tokens of each document, or, with None, those
+  whose role has the PREFIX bit. A prefix language model: `Causal() | Prefix()`.
+  """
+
+  first: int | None = None
+
+  def __post_init__(self):
+    _check('Prefix', self.first)
+
+  def allowed(self, q_at, k_at, heads_N):
+    of_q, of_k = (_chosen(at, self.first, PREFIX) for at in (q_at, k_at))
+    return of_queries(of_q) & of_keys(of_k)
+
+
+def _chosen(at: Coords, first: int | None, bit: int) -> Array:
+  return (at.role & bit) != 0 if first is None else at.offset < first
+
+
+def _check(name: str, first: int | None) -> None:
+  if first is not None and first < 1:
+    raise ValueError(
+      f'{name}(first={first}) counts the first tokens of a document and must '
+      'be at least 1. Use none to choose them by their role.'
+    )
