@@ -43,7 +43,7 @@ def begin(
   model: Decoder, params: Params, num_rows: int, segment: int
 ) -> tuple[Reader, State]:
   """A reader, and the state of rows that have read nothing."""
-  fast = model.for_inference()
+  fast = model.for_inference().for_decoding()
   reader = Reader(fast, params, _scores(fast, params, segment))
   dtype, embed = model.compute.jax_dtype, model.embed
   state = State(

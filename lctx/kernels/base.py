@@ -4,6 +4,7 @@ import dataclasses
 
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
+from lctx.patterns.base import Pattern
 from lctx.types import Array
 
 
@@ -14,6 +15,13 @@ class Kernel:
   Logits and softmax are float32. A query that sees no key gets zeros. All
   kernels give the same, dropout included; `Dense` is the definition.
   """
+
+  def check(self, pattern: Pattern) -> None:
+    """Raises ValueError for a pattern it cannot serve, naming what can."""
+
+  def for_decoding(self) -> 'Kernel':
+    """The kernel for single queries, whose coordinates promise nothing."""
+    return self
 
   def __call__(
     self, sources: tuple[Source, ...], dropout: Dropout | None

@@ -52,6 +52,7 @@ class Decoder(nn.Module):
     self.heads.check(sizes)
     self.position.check(sizes)
     self.pattern.check_heads(sizes.num_heads)
+    self.compute.kernel.check(self.pattern & self.memory.pattern)
     super().__post_init__()
 
   def setup(self):
@@ -157,6 +158,13 @@ class Decoder(nn.Module):
   def for_inference(self) -> 'Decoder':
     """The same function, with memory in its cheapest form; not to train."""
     return dataclasses.replace(self, memory=self.memory.for_inference())
+
+  @nn.nowrap
+  def for_decoding(self) -> 'Decoder':
+    """The same function, for reading token by token."""
+    kernel = self.compute.kernel.for_decoding()
+    compute = dataclasses.replace(self.compute, kernel=kernel)
+    return dataclasses.replace(self, compute=compute)
 
   @nn.nowrap
   def boxed_params(self, key: Array) -> Params:

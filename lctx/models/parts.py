@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from lctx.kernels.banded import Banded
 from lctx.kernels.base import Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
@@ -11,7 +12,7 @@ from lctx.layers.ffn import FeedForward, Relu
 from lctx.layers.gates import Gate, Residual
 from lctx.layers.norm import LayerNorm, Norm
 
-__all__ = ['Chunked', 'Compute', 'Dense', 'Dropout', 'Stack']
+__all__ = ['Banded', 'Chunked', 'Compute', 'Dense', 'Dropout', 'Stack']
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,6 +99,10 @@ class Reweighted(Score):
 
   folds = True
 
+  def of_heads(self, heads_N):
+    assert self.log_ratio is None  # sums are made of the heads that are there
+    return self.replace(g_N=self.g_N[heads_N])
+
   def block(self, s_NBTS, q_BTNH, q_at, k_at):
     cosine = self.cosine.block(jnp.zeros(()), q_BTNH, q_at, k_at)
     power = self.g_N[:, None, None, None] * (cosine + self.log_ratio[..., None])

@@ -24,6 +24,9 @@ class Fall(Score):
 
   slope_N: Array
 
+  def of_heads(self, heads_N):
+    return Fall(self.slope_N[heads_N])
+
   def block(self, s_NBTS, q_BTNH, q_at, k_at):
     steps = jnp.abs(distance(q_at, k_at)).astype(jnp.float32)
     return s_NBTS - self.slope_N[:, None, None, None] * steps

@@ -73,6 +73,10 @@ class Score:
     """Changes a block of logits; `q_BTNH` is scaled but not rotated."""
     return s_NBTS
 
+  def of_heads(self, heads_N: Any) -> 'Score':
+    """The same for the heads of these numbers only."""
+    return self
+
   def fold(self, q_at: Coords, k_at: Coords, visible_NBTS: Array) -> Any:
     """Arrays [N or 1, B, T]: sums over the visible keys of a block."""
     raise NotImplementedError

@@ -55,6 +55,18 @@ class Relative(Score):
     )
     return RelativeRows(r_PNH, self.v_NH, c_PN, self.scale)
 
+  def of_heads(self, heads_N):
+    r_PNH, c_PN, u_NH, v_NH = (
+      x if x is None else jnp.take(x, heads_N, axis=axis)
+      for x, axis in (
+        (self.r_PNH, 1),
+        (self.c_PN, 1),
+        (self.u_NH, 0),
+        (self.v_NH, 0),
+      )
+    )
+    return self.replace(r_PNH=r_PNH, u_NH=u_NH, v_NH=v_NH, c_PN=c_PN)
+
   def _spread(self, q_at, k_at, whole=False):
     rows = jax.tree.leaves((self.r_PNH, self.c_PN))[0].shape[0]
     return spread_of(q_at, k_at, rows, self.ahead, whole or self.ahead > 0)

@@ -68,6 +68,9 @@ class Span(Score):
   z_N: Array
   ramp: int = struct.field(pytree_node=False)
 
+  def of_heads(self, heads_N):
+    return self.replace(z_N=self.z_N[heads_N])
+
   def block(self, s_NBTS, q_BTNH, q_at, k_at):
     steps = jnp.abs(distance(q_at, k_at)) - 1
     over = self.ramp + self.z_N[:, None, None, None] - steps

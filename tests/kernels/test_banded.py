@@ -1,0 +1,128 @@
+"""In a band: equal to the definition, at the cost of the window."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lctx.kernels.banded import Banded
+from lctx.kernels.dense import Dense
+from lctx.kernels.dropout import Dropout
+from lctx.kernels.source import Source
+from lctx.patterns import Causal, Chunks, Dilated, Sinks, Window
+from lctx.positions.adaptive import Reweighted
+from lctx.positions.alibi import Fall
+from lctx.positions.cap import SoftCap
+from lctx.positions.relative import Relative
+from lctx.positions.span import Span
+from lctx.types import EMPTY, segment_coords
+
+B, N, K, H = 2, 4, 2, 3
+
+
+def normal(seed, *shape):
+  values = np.random.default_rng(seed).standard_normal(shape)
+  return jnp.asarray(values, jnp.float32)
+
+
+def relative(ahead):
+  """Rows for some distances, fewer than occur on either side."""
+  rows = (11 + ahead, N)
+  r_PNH, u_NH, v_NH = normal(0, *rows, H), normal(1, N, H), normal(2, N, H)
+  return Relative(r_PNH, u_NH, v_NH, normal(3, *rows), 0.5, ahead)
+
+
+def cosine():
+  return Relative(
+    None, None, None, jnp.cos(jnp.arange(-40.0, 40))[:, None], 1, 40
+  )
+
+
+SCORES = {
+  'none': (),
+  'relative': (relative(0),),
+  'both ways': (relative(3),),
+  'falling': (Fall(normal(8, N)), SoftCap(2.0)),
+  'adaptive': (Reweighted(normal(9, N), cosine()), Span(normal(10, N) + 4, 3)),
+}
+
+
+def source(pattern, scores=(), queries=13, keys=29):
+  """Row 1 has empty slots and two documents."""
+  document = jnp.zeros((B, keys), jnp.int32)
+  document = document.at[1, :3].set(EMPTY).at[1, -7:].set(1)
+  k_at = segment_coords(document, start=queries - keys)
+  q_at = k_at.take(keys - queries, keys)
+  q, k = normal(4, B, queries, N, H), normal(5, B, keys, K, H)
+  v = normal(6, B, keys, K, H)
+  return Source(q, k, v, q_at, k_at, tuple(scores), pattern)
+
+
+@functools.partial(tiny.quick_jit, static_argnums=0)
+def attended(kernel, sources, dropout):
+  """What comes out, and the gradient of all that goes in."""
+
+  def weighted(sources):
+    y = kernel(sources, dropout)
+    return (y * normal(7, *y.shape)).sum(), y
+
+  gradient = jax.grad(weighted, has_aux=True, allow_int=True)
+  grads, y = gradient(sources)
+  return y, [g for g in jax.tree.leaves(grads) if g.dtype == jnp.float32]
+
+
+@pytest.mark.parametrize(
+  'pattern, scores',
+  [
+    (Window(4), 'relative'),
+    (Window(1), 'falling'),
+    (Window(3, 5), 'both ways'),
+    (Window(50), 'none'),
+    (Window(2, 9), 'adaptive'),
+    (Causal() & Chunks(6), 'adaptive'),
+    (Dilated(3, (1, 2, 2, 3)), 'relative'),
+    (Dilated(2, (2, 2, 2, 2), after=1), 'both ways'),
+    (Dilated(2, (4, 1, 4, 1), after=2), 'adaptive'),
+    (Dilated(2, (3, 3, 1, 1)) & Window(4), 'falling'),
+  ],
+  ids=lambda x: x if isinstance(x, str) else f'{type(x).__name__} ',
+)
+def test_a_band_gives_what_is_computed_at_once(pattern, scores, close):
+  dropout = Dropout(jax.random.key_data(jax.random.key(3)), 0.3)
+  for queries, block in ((13, None), (29, 4)):
+    sources = (source(pattern, SCORES[scores], queries),)
+    want = attended(Dense(), sources, dropout)
+    jax.tree.map(close, attended(Banded(block), sources, dropout), want)
+
+
+def test_twice_the_length_costs_twice():
+  """In the compiled program: operations and temporary memory."""
+
+  def cost(length, pattern):
+    at = segment_coords(jnp.zeros((1, length), jnp.int32))
+    array = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
+    table = jax.ShapeDtypeStruct((65, 2, 16), jnp.float32)
+
+    def loss(q, k, v, r):
+      score = Relative(r, None, None, None, 1.0)
+      return Banded()((Source(q, k, v, at, at, (score,), pattern),), None).sum()
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
+    compiled = step.lower(array, array, array, table).compile()
+    memory = compiled.memory_analysis().temp_size_in_bytes
+    return np.array([compiled.cost_analysis()['flops'], memory])
+
+  for pattern in (Window(64), Dilated(32, (1, 2))):
+    once, twice = (cost(n, pattern) for n in (1024, 2048))
+    assert (twice <= 2 * 1.15 * once).all()
+
+
+def test_patterns_without_an_end_are_refused_with_a_way_out():
+  for pattern in (Causal(), Window(3) | Sinks(1)):
+    with pytest.raises(ValueError, match='kernel=chunked'):
+      Banded().check(pattern)
+  with pytest.raises(ValueError, match=r'model\.compute\.kernel\.block = 0'):
+    Banded(0)
