@@ -55,6 +55,9 @@ class Config:
       )
     check(self.model, Decoder, 'model')
     _check_effects(self.model)
+    _check_order(self.model)
+    for name in ('data', 'eval'):
+      _check_segment(self.model, getattr(self, name).segment, name)
 
 
 def load(
@@ -142,6 +145,27 @@ def _check_effects(model: Decoder) -> None:
       f'model.embed.tie_projections = {model.embed.tie_projections} ties what '
       'is not there: with model.embed.div_val = 1 and no embed_width but the '
       "model's own, nothing is projected. Use () for no ties."
+    )
+
+
+def _check_order(model: Decoder) -> None:
+  """Raises ValueError for a model that sees what it must predict."""
+  if (model.pattern & model.memory.pattern).reach.after != 0:
+    raise ValueError(
+      f'model.pattern = {model.pattern} lets a token see those after it, which '
+      'a model that predicts the next token must not. In Python combine it '
+      'with Causal() & ..., or use one of causal, window and dilated (with '
+      'after = 0), staircase, sinks.'
+    )
+
+
+def _check_segment(model: Decoder, segment: int | None, name: str) -> None:
+  limit = model.position.limit
+  if None not in (segment, limit) and segment > limit:
+    raise ValueError(
+      f'{name}.segment = {segment} is longer than model.position.length = '
+      f'{limit}, where positions end. Use shorter segments, or set '
+      f'model.position.length to {segment} or more.'
     )
 
 

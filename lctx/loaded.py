@@ -70,6 +70,14 @@ class Loaded:
     segment = self.config.data.segment
     return decode.generate(self.model, self.params, request, segment)
 
+  def trimmed(self) -> 'Loaded':
+    """The same, with no more memory than its learned spans look at.
+
+    A model whose heads have no span stays as it is.
+    """
+    model = self.model.trimmed(self.params)
+    return dataclasses.replace(self, model=model)
+
   def score(self, text: str | bytes) -> np.ndarray:
     """Nats of every token of a text, given all before it: float32 [tokens]."""
     segment = self.config.data.segment

@@ -55,6 +55,8 @@ def prepared(config: Config, folder: Path) -> Run:
       for split in ('train', 'valid')
     )
     lanes.check(train)
+    for store in (train, valid):
+      check_documents(model, store)
     _check_scorable(valid, config.checkpoint.metric)
     transform = config.optimizer.transform(settings.steps, model.axes())
     averaged = bool(settings.ema)
@@ -62,6 +64,12 @@ def prepared(config: Config, folder: Path) -> Run:
   return Run(
     config, folder, model, codec, train, valid, mesh, transform, abstract
   )
+
+
+def check_documents(model: Decoder, store: data.Store) -> None:
+  """Raises ValueError for a document that is longer than positions go."""
+  longest = int(np.diff(store.offsets).max(initial=0))
+  model.check_length(longest, 'The longest document of data.corpus')
 
 
 def _check_metric(metric: str) -> None:

@@ -22,6 +22,7 @@ from lctx.loaded import Loaded, load
 from lctx.prepared import (
   Run,
   batch,
+  check_documents,
   checkpoint_meta,
   fingerprint,
   measures,
@@ -101,6 +102,7 @@ def _measured(loaded: Loaded, config: Config, folder: Path, poll) -> Result:
     store = data.open_store(
       corpus, loaded.codec, settings.split, store_folder(config, folder)
     )
+    check_documents(model, store)
   segment = settings.segment or config.data.segment
   title = (
     f'Step {loaded.step:,}, {settings.split} split of {_name(corpus)}: '

@@ -78,6 +78,8 @@ def generate(
   parameters give probabilities that are not finite.
   """
   check_tokens(model, request.prompts)
+  longest, more = max(map(len, request.prompts)), request.max_new_tokens
+  model.check_length(None if more is None else longest + more, 'What is read')
   return _tokens(model, params, request, segment)
 
 
@@ -95,6 +97,7 @@ def score(
       'the text begins. Give the start mark and at least one token after it.'
     )
   check_tokens(model, [ids])
+  model.check_length(len(ids) - 1, 'The text')
   reader, state = begin(model, params, 1, segment)
   width = piece_width([ids], segment)
   nll = []

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import numpy as np
 
 from lctx.models.decoder import Decoder
+from lctx.models.heads import Heads
 from lctx.models.parts import Stack
-from lctx.positions.xl import LearnedRelative
+from lctx.positions.xl import LearnedRelative, RelativeXL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ def entries(model: Decoder, spelling: Spelling) -> list[Entry]:
   Raises:
     ValueError: a part of the model that official files have no names for.
   """
-  _check_layers(model.stack)
+  _check_layers(model)
   found = _vocabulary(model, spelling)
   for layer in range(model.stack.depth):
     found += _layer(model, spelling, layer)
@@ -110,14 +111,23 @@ def _layer(model, spelling, layer):
   ]
 
 
-def _check_layers(stack):
+def _check_layers(model):
   """Official files hold one kind of norm and feed-forward part, no gates."""
+  stack, position = model.stack, model.position
+  if not isinstance(position, RelativeXL | LearnedRelative):
+    raise ValueError(
+      f'model.position = {position} is not in official Transformer-XL files. '
+      'Use relativexl or learnedrelative, or keep the lctx checkpoint.'
+    )
   published = Stack(stack.depth, stack.num_heads)
-  for name in ('norm', 'ffn', 'gate'):
-    got, want = getattr(stack, name), getattr(published, name)
+  parts = [
+    (f'stack.{name}', getattr(stack, name), getattr(published, name))
+    for name in ('norm', 'ffn', 'gate')
+  ]
+  for name, got, want in (*parts, ('heads', model.heads, Heads())):
     if got != want:
       raise ValueError(
-        f'model.stack.{name} = {got} is not in official Transformer-XL files, '
+        f'model.{name} = {got} is not in official Transformer-XL files, '
         f'which know {want} only. Use that, or keep the lctx checkpoint.'
       )
 

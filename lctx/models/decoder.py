@@ -155,6 +155,47 @@ class Decoder(nn.Module):
     return self
 
   @nn.nowrap
+  def check_length(self, tokens: int | None, what: str) -> None:
+    """Raises ValueError where a document of `tokens` (None: endless) is read
+    on and on, and absolute positions end before it does."""
+    limit = self.position.limit
+    if limit is None or not self.memory.length:
+      return
+    if tokens is None or tokens > limit:
+      count = 'no end' if tokens is None else f'{tokens:,} tokens'
+      raise ValueError(
+        f'{what} has {count}, but model.position.length = {limit:,} is where '
+        'positions end, and memory carries a document from segment to segment. '
+        'Set model.position.length higher, read shorter documents, or use a '
+        'relative scheme, such as model.position=relativexl.'
+      )
+
+  @nn.nowrap
+  def clamped(self, params: Params) -> Params:
+    """Parameters back within their limits, after an update."""
+    if self.heads.span is None:
+      return params
+    layers = params['layers']
+    layers = {**layers, 'span': jnp.clip(layers['span'], 0, 1)}
+    return {**params, 'layers': layers}
+
+  @nn.nowrap
+  def effective_span(self, params: Params) -> int | None:
+    """Steps back beyond which no head looks; None = spans are not learned."""
+    if self.heads.span is None:
+      return None
+    return self.heads.span.effective(params['layers']['span'])
+
+  @nn.nowrap
+  def trimmed(self, params: Params) -> 'Decoder':
+    """The same function with no more memory than these parameters look at."""
+    span, memory = self.effective_span(params), self.memory
+    if span is None or span + 1 >= memory.length:
+      return self
+    memory = dataclasses.replace(memory, length=span + 1)
+    return dataclasses.replace(self, memory=memory)
+
+  @nn.nowrap
   def for_inference(self) -> 'Decoder':
     """The same function, with memory in its cheapest form; not to train."""
     return dataclasses.replace(self, memory=self.memory.for_inference())

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 
 from lctx.kernels.banded import Banded
 from lctx.kernels.base import Kernel
+from lctx.kernels.choose import Auto
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
 from lctx.layers.ffn import FeedForward, Relu
 from lctx.layers.gates import Gate, Residual
 from lctx.layers.norm import LayerNorm, Norm
 
-__all__ = ['Banded', 'Chunked', 'Compute', 'Dense', 'Dropout', 'Stack']
+__all__ = ['Auto', 'Banded', 'Chunked', 'Compute', 'Dense', 'Dropout', 'Stack']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Compute:
   remat_layers: bool = False
   remat_segments: bool = False
   unroll: int = 1
-  kernel: Kernel = dataclasses.field(default_factory=Dense)
+  kernel: Kernel = dataclasses.field(default_factory=Auto)
 
   def __post_init__(self):
     if self.dtype not in ('float32', 'bfloat16'):

@@ -85,7 +85,7 @@ def make_step(
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(nats) & jnp.isfinite(norm)
     updates, moments = transform.update(grads, state.moments, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = model.clamped(optax.apply_updates(state.params, updates))
     average = state.average
     if average is not None:
       average = ema(average, params, settings.ema, state.updates)

@@ -1,0 +1,73 @@
+"""Which kernel: by platform, size, pattern and scores, with the reason."""
+
+import dataclasses
+import functools
+import logging
+
+import jax
+
+from lctx.kernels.banded import Banded
+from lctx.kernels.base import Kernel
+from lctx.kernels.chunked import Chunked
+from lctx.kernels.dense import Dense
+from lctx.kernels.source import Source
+
+_log = logging.getLogger(__name__)
+
+AT_ONCE = 128  # MiB of logits that may exist; half of that is often faster
+
+
+@dataclasses.dataclass(frozen=True)
+class Auto(Kernel):
+  """Takes the kernel that suits each attention, and logs once why.
+
+  `platform` ('cpu', 'gpu', 'tpu'): where the program will run; None = where
+  this process computes.
+  """
+
+  platform: str | None = None
+
+  def __post_init__(self):
+    if self.platform not in (None, 'cpu', 'gpu', 'tpu'):
+      raise ValueError(
+        f'model.compute.kernel.platform = {self.platform!r} is no platform. '
+        "Use 'cpu', 'gpu' or 'tpu', or none for where the process computes."
+      )
+
+  def __call__(self, sources, dropout):
+    platform = self.platform or jax.default_backend()
+    kernel, reason = choose(sources, platform)
+    _log_once(f'attention kernel {kernel}: {reason}')
+    return kernel(sources, dropout)
+
+
+def choose(sources: tuple[Source, ...], platform: str) -> tuple[Kernel, str]:
+  """A kernel that can, and why this one."""
+  batch, length, heads, _ = sources[0].q.shape
+  keys = sum(source.k.shape[1] for source in sources)
+  size = f'{length:,} queries x {keys:,} keys'
+  logits = 4 * batch * heads * length * keys / 2**20
+  if logits <= AT_ONCE:
+    return Dense(), f'the logits of {size} take {logits:,.1f} MiB'
+  band = _band(sources)
+  if band is not None and 2 * band <= keys:
+    return Banded(), f'of {size}, each query sees {band + 1:,} at most'
+  return Chunked(), f'the logits of {size} would take {logits:,.0f} MiB'
+
+
+def _band(sources: tuple[Source, ...]) -> int | None:
+  """The widest window, where there is one and coordinates promise enough."""
+  widest = 0
+  for source in sources:
+    reach = source.pattern.reach
+    if None in (*reach, source.q_at.start, source.k_at.start):
+      return None
+    if source.pattern.stride != sources[0].pattern.stride:
+      return None
+    widest = max(widest, sum(reach))
+  return widest
+
+
+@functools.cache
+def _log_once(text: str) -> None:
+  _log.info(text)

@@ -1,0 +1,136 @@
+"""The grid of attention: every position, pattern, score and kernel.
+
+One table for the tests (`test_grid.py`) and for `docs/support_matrix.md`,
+which `python tests/grid.py` writes. A new part is one entry here.
+"""
+
+import itertools
+
+from lctx.kernels.banded import Banded
+from lctx.kernels.chunked import Chunked
+from lctx.kernels.dense import Dense
+from lctx.models.heads import (
+  AdaptiveQueries,
+  AdaptiveScores,
+  AdaptiveSpan,
+  Heads,
+)
+from lctx.patterns import (
+  BlockSparse,
+  Causal,
+  Chunks,
+  Dilated,
+  Everything,
+  GlobalTokens,
+  Prefix,
+  Sinks,
+  Staircase,
+  Window,
+)
+from lctx.positions import (
+  Alibi,
+  DynamicNtk,
+  Learned,
+  LearnedRelative,
+  Linear,
+  Llama3,
+  LongRope,
+  NoPosition,
+  NtkAware,
+  NtkByParts,
+  RelativeXL,
+  Rope,
+  Sinusoidal,
+  T5Bias,
+  Yarn,
+)
+
+SEGMENT, SEGMENTS, HEADS, MEMORY = 4, 3, 2, 8
+LENGTH = SEGMENT * SEGMENTS
+
+POSITIONS = {
+  'none': NoPosition(),
+  'learned': Learned(LENGTH),
+  'sinusoidal': Sinusoidal(),
+  'alibi': Alibi(),
+  't5': T5Bias(8, 7),
+  't5, both ways': T5Bias(8, 7, both_ways=True),
+  'xl': RelativeXL(),
+  'xl, clamped': RelativeXL(clamp=5, per_layer=True),
+  'learned relative': LearnedRelative(9, ahead=3),
+  'rope': Rope(),
+  'rope, part, interleaved': Rope(share=0.5, interleaved=True),
+  'rope, linear': Rope(stretch=Linear(4.0)),
+  'rope, ntk': Rope(stretch=NtkAware(4.0)),
+  'rope, dynamic ntk': Rope(stretch=DynamicNtk(2.0, 4, LENGTH)),
+  'rope, by parts': Rope(stretch=NtkByParts(4.0, 64)),
+  'rope, yarn': Rope(stretch=Yarn(4.0, 64)),
+  'rope, longrope': Rope(
+    stretch=LongRope((1.0, 1.5, 2.0, 3.0), (2.0, 3.0, 4.0, 5.0), 4, LENGTH, 4.0)
+  ),
+  'rope, llama 3': Rope(stretch=Llama3(8.0, 64)),
+}
+PATTERNS = {
+  'causal': Causal(),
+  'window': Window(5),
+  'dilated per head': Dilated(2, (1, 3)),
+  'causal chunks': Causal() & Chunks(5),
+  'window or sinks': Window(3) | Sinks(2),
+  'causal block-sparse': Causal() & BlockSparse(6, 2, random=1, heads=HEADS),
+  'causal global tokens': Causal() & (Window(2) | GlobalTokens(2)),
+  'staircase': Staircase(MEMORY),
+  'bidirectional': Everything(),
+  'window, two sides': Window(3, 4),
+  'dilated, two sides': Dilated(1, (2, 1), after=2),
+  'chunks': Chunks(5),
+  'prefix': Causal() | Prefix(5),
+  'global tokens': Window(1, 1) | GlobalTokens(2),
+  'block-sparse': BlockSparse(6, 2, random=1, heads=HEADS),
+}
+SCORES = {
+  'plain': Heads(),
+  'soft-cap, one key head': Heads(keys=1, cap=2.0),
+  'adaptive span': Heads(span=AdaptiveSpan(LENGTH, 4, start=0.3)),
+  'adaptive scores': Heads(adaptive=AdaptiveScores()),
+  'adaptive queries': Heads(adaptive=AdaptiveQueries()),
+}
+KERNELS = {
+  'dense': Dense(),
+  'chunked': Chunked(3, 5),
+  'banded': Banded(3),
+}
+
+
+def empty(position: str, pattern: str, kernel: str) -> str | None:
+  """Why a cell cannot be, or None."""
+  ahead = PATTERNS[pattern].reach.after != 0
+  if position == 't5' and ahead:
+    return 'causal buckets give keys ahead no distance'
+  if kernel == 'banded' and None in PATTERNS[pattern].reach:
+    return 'a band needs an end on both sides'
+  return None
+
+
+def looks_ahead(pattern: str) -> bool:
+  return PATTERNS[pattern].reach.after != 0
+
+
+def full() -> list[tuple[str, str, str, str]]:
+  """Every cell that can be."""
+  cells = itertools.product(POSITIONS, PATTERNS, SCORES, KERNELS)
+  return [cell for cell in cells if not empty(cell[0], cell[1], cell[3])]
+
+
+def pairs() -> list[tuple[str, str, str, str]]:
+  """Cells in which any two entries that can meet do meet: greedy, fixed."""
+  cells, chosen = full(), []
+
+  def met(cell):
+    return set(itertools.combinations(enumerate(cell), 2))
+
+  wanted = set().union(*map(met, cells))
+  while wanted:
+    best = max(cells, key=lambda cell: len(met(cell) & wanted))
+    chosen.append(best)
+    wanted -= met(best)
+  return chosen
