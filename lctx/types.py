@@ -5,7 +5,7 @@ heads, H head width, F hidden, V vocabulary, M memory slots, L layers,
 P distances, 1 broadcast. A bare x or y is BTD.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,14 +88,20 @@ def join(first: Coords, second: Coords) -> Coords:
   )
 
 
-def of_queries(x_BT: Array) -> Array:
+class Beside(NamedTuple):
+  """What stands beside a block of logits already, inside a fused kernel."""
+
+  x: Array
+
+
+def of_queries(x_BT: Array | Beside) -> Array:
   """As it stands beside a block of logits: [1, B, T, 1]."""
-  return x_BT[None, :, :, None]
+  return x_BT.x if isinstance(x_BT, Beside) else x_BT[None, :, :, None]
 
 
-def of_keys(x_BS: Array) -> Array:
+def of_keys(x_BS: Array | Beside) -> Array:
   """As it stands beside a block of logits: [1, B, 1, S]."""
-  return x_BS[None, :, None, :]
+  return x_BS.x if isinstance(x_BS, Beside) else x_BS[None, :, None, :]
 
 
 def distance(q_at: Coords, k_at: Coords) -> Array:

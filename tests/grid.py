@@ -9,6 +9,7 @@ import itertools
 from lctx.kernels.banded import Banded
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
+from lctx.kernels.fused import Fused
 from lctx.models.heads import (
   AdaptiveQueries,
   AdaptiveScores,
@@ -70,6 +71,16 @@ POSITIONS = {
   ),
   'rope, llama 3': Rope(stretch=Llama3(8.0, 64)),
 }
+# Those whose terms of logits differ in more than numbers.
+KINDS = (
+  'none',
+  'alibi',
+  't5',
+  't5, both ways',
+  'xl',
+  'learned relative',
+  'rope',
+)
 PATTERNS = {
   'causal': Causal(),
   'window': Window(5),
@@ -98,16 +109,20 @@ KERNELS = {
   'dense': Dense(),
   'chunked': Chunked(3, 5),
   'banded': Banded(3),
+  'fused': Fused(8, 8, interpret=True),
 }
 
 
-def empty(position: str, pattern: str, kernel: str) -> str | None:
+def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:
   """Why a cell cannot be, or None."""
-  ahead = PATTERNS[pattern].reach.after != 0
-  if position == 't5' and ahead:
+  if position == 't5' and looks_ahead(pattern):
     return 'causal buckets give keys ahead no distance'
   if kernel == 'banded' and None in PATTERNS[pattern].reach:
-    return 'a band needs an end on both sides'
+    return 'a band has an end on both sides'
+  if kernel == 'fused' and PATTERNS[pattern].looks_up:
+    return 'a kernel of TPUs cannot look blocks up in a plan'
+  if kernel == 'fused' and score == 'adaptive scores':
+    return 'sums over rows come before the first logit, in a pass of their own'
   return None
 
 
@@ -115,15 +130,15 @@ def looks_ahead(pattern: str) -> bool:
   return PATTERNS[pattern].reach.after != 0
 
 
-def full() -> list[tuple[str, str, str, str]]:
+def full(positions=POSITIONS) -> list[tuple[str, str, str, str]]:
   """Every cell that can be."""
-  cells = itertools.product(POSITIONS, PATTERNS, SCORES, KERNELS)
-  return [cell for cell in cells if not empty(cell[0], cell[1], cell[3])]
+  cells = itertools.product(positions, PATTERNS, SCORES, KERNELS)
+  return [cell for cell in cells if not empty(*cell)]
 
 
-def pairs() -> list[tuple[str, str, str, str]]:
+def pairs(positions=POSITIONS) -> list[tuple[str, str, str, str]]:
   """Cells in which any two entries that can meet do meet: greedy, fixed."""
-  cells, chosen = full(), []
+  cells, chosen = full(positions), []
 
   def met(cell):
     return set(itertools.combinations(enumerate(cell), 2))
@@ -133,4 +148,15 @@ def pairs() -> list[tuple[str, str, str, str]]:
     best = max(cells, key=lambda cell: len(met(cell) & wanted))
     chosen.append(best)
     wanted -= met(best)
+  return chosen
+
+
+def each() -> list[tuple[str, str, str, str]]:
+  """Cells in which every entry occurs: those of each table in turn."""
+  tables = (POSITIONS, PATTERNS, SCORES, KERNELS)
+  wanted, chosen = {(i, x) for i, table in enumerate(tables) for x in table}, []
+  for cell in pairs():
+    if wanted & set(enumerate(cell)):
+      chosen.append(cell)
+      wanted -= set(enumerate(cell))
   return chosen

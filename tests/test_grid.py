@@ -1,9 +1,12 @@
 """Every position, pattern, score and kernel together obeys the same laws.
 
-A cell is a model of two layers. Read by segments with this kernel, gradients
-flowing through all of them, it gives the losses and gradients of one pass by
-the definition; token by token, the same losses again. Patterns that look
-ahead have one segment and no decoding: a token would see what is not there.
+`attend` is one layer's attention: a kernel gives what the definition gives,
+values and gradients; so do the queries of a later segment alone, and a single
+query whose coordinates promise nothing, as decoding asks it. `read` is a whole
+model of two layers: by segments, with gradients through all of them, it gives
+the losses and gradients of one pass, and token by token the same losses.
+Patterns that look ahead have one segment and no decoding: a token would see
+what is not there yet.
 """
 
 import dataclasses
@@ -18,11 +21,15 @@ import tiny
 
 from lctx.generation import decode
 from lctx.kernels.dense import Dense
+from lctx.kernels.source import Source
+from lctx.models.attention import averaged
 from lctx.models.parts import Compute
 from lctx.models.segments import scan_segments, split
 from lctx.types import segment_coords
 
 ROWS = 2
+DOCUMENT = np.zeros((ROWS, grid.LENGTH), np.int32)
+DOCUMENT[1, 7:] = 1
 
 
 def model_of(position, pattern, score, kernel):
@@ -39,7 +46,7 @@ def model_of(position, pattern, score, kernel):
 
 
 @functools.partial(tiny.quick_jit, static_argnums=(0, 1))
-def losses(model, segment, params, ids, document):
+def losses(model, segment, params, ids):
   """Nats of every token, penalties, and the gradient of their sum."""
 
   def loss(params):
@@ -51,35 +58,108 @@ def losses(model, segment, params, ids, document):
       nll = model.apply(given, hidden, targets, method='nll')
       return carry, (nll, penalty)
 
-    cut = split((ids[:, :-1], ids[:, 1:], document), segment)
-    count = len(cut[0])
+    cut = split((ids[:, :-1], ids[:, 1:], jnp.asarray(DOCUMENT)), segment)
     _, (nll, penalty) = scan_segments(
-      one, model.initial(ROWS), cut, gradient_segments=count - 1
+      one, model.initial(ROWS), cut, gradient_segments=len(cut[0]) - 1
     )
     return nll.sum() + penalty.mean(), jnp.concatenate(list(nll), axis=1)
 
   return jax.value_and_grad(loss, has_aux=True)(params)
 
 
-def check(cell, close):
+def read(cell, close):
   *parts, kernel = cell
   model = model_of(*parts, grid.KERNELS[kernel])
   whole = model_of(*parts, Dense())
   params = tiny.large_params(model)
   ids = tiny.some_ids(ROWS, grid.LENGTH + 1, vocab=11)
-  document = jnp.zeros((ROWS, grid.LENGTH), jnp.int32).at[1, 5:].set(1)
   ahead = grid.looks_ahead(parts[1])
   segment = grid.LENGTH if ahead else grid.SEGMENT
-  (_, nll), grads = losses(model, segment, params, ids, document)
-  (_, want), wanted = losses(whole, grid.LENGTH, params, ids, document)
+  (_, nll), grads = losses(model, segment, params, ids)
+  (_, want), wanted = losses(whole, grid.LENGTH, params, ids)
   close(nll, want)
   jax.tree.map(close, grads, wanted)
   assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads)), 'unused'
   if not ahead:
     alone = decode.score(model, params, np.asarray(ids[0]), grid.SEGMENT)
-    close(alone, nll[0], 1e-4)  # as the issue of decoding allows
+    close(alone, nll[0], 1e-4)
 
 
-@pytest.mark.parametrize('cell', grid.pairs(), ids=' | '.join)
-def test_any_two_parts_work_together(cell, close):
-  check(cell, close)
+def scores_of(model, sizes, params):
+  """One layer's scores, of parameters drawn where `params` has none yet."""
+
+  def param(name, shape, axes, init=None):
+    values = np.random.default_rng(len(params)).standard_normal(shape)
+    return params.setdefault(name, np.float32(values))
+
+  shared = model.position.once(param, sizes, lambda x: x)
+  position = model.position.score(param, shared, sizes)
+  return (position, *model.heads.scores(param, sizes))
+
+
+@functools.partial(tiny.quick_jit, static_argnums=(0, 1))
+def attention(cell, kernel, params, arrays):
+  """What comes out for all queries, the gradients, and for some queries."""
+  *parts, _ = cell
+  model = model_of(*parts, kernel)
+  sizes = dataclasses.replace(
+    model.sizes(grid.LENGTH), distances=grid.LENGTH, ahead=model_ahead(model)
+  )
+  at = segment_coords(jnp.asarray(DOCUMENT))
+
+  def attend(params, arrays, kernel, first, stop, promise=True):
+    q, k, v = arrays
+    q_at, k_at = at.take(first, stop), at
+    if not promise:
+      q_at, k_at = q_at.replace(start=None), k_at.replace(start=None)
+    average = model.heads.average(sizes)
+    if average is not None:
+      k = jnp.concatenate([k, q.reshape(*k.shape[:3], -1)], axis=-1)
+    scores = scores_of(model, sizes, dict(params))
+    some = q[:, first:stop]
+    source = (Source(some, k, v, q_at, k_at, scores, model.pattern),)
+    if average is not None:
+      source = averaged(source, average, sizes.head_width, kernel)
+    return kernel(source, None)
+
+  def weighed(params, arrays):
+    y = attend(params, arrays, kernel, 0, grid.LENGTH)
+    return (y * jnp.cos(jnp.arange(y.size).reshape(y.shape))).sum(), y
+
+  (_, y), grads = jax.value_and_grad(weighed, argnums=(0, 1), has_aux=True)(
+    params, arrays
+  )
+  last = attend(params, arrays, kernel, 8, grid.LENGTH)
+  single = kernel.for_decoding()
+  one = attend(params, arrays, single, 10, 11, promise=False)
+  return y, grads, last, one
+
+
+def model_ahead(model):
+  after = model.pattern.reach.after
+  return grid.LENGTH - 1 if after is None else min(after, grid.LENGTH - 1)
+
+
+def attend(cell, close):
+  model = model_of(*cell[:3], Dense())
+  sizes = model.sizes(grid.LENGTH)
+  sizes = dataclasses.replace(sizes, distances=grid.LENGTH)
+  params, random = {}, np.random.default_rng(1)
+  scores_of(model, dataclasses.replace(sizes, ahead=model_ahead(model)), params)
+  arrays = [
+    random.standard_normal((ROWS, grid.LENGTH, heads, sizes.head_width))
+    for heads in (grid.HEADS, sizes.key_heads, sizes.key_heads)
+  ]
+  arrays = [np.float32(x) for x in arrays]
+  kernel = grid.KERNELS[cell[3]]
+  y, grads, last, one = attention(cell, kernel, params, arrays)
+  want, wanted, *_ = attention(cell, Dense(), params, arrays)
+  close(y, want)
+  jax.tree.map(close, grads, wanted)
+  close(last, want[:, 8:])
+  close(one, want[:, 10:11])
+
+
+@pytest.mark.parametrize('cell', grid.pairs(grid.KINDS), ids=' | '.join)
+def test_any_two_parts_attend_together(cell, close):
+  attend(cell, close)

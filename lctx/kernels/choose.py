@@ -10,11 +10,13 @@ from lctx.kernels.banded import Banded
 from lctx.kernels.base import Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
+from lctx.kernels.fused import Fused, unfusable
 from lctx.kernels.source import Source
 
 _log = logging.getLogger(__name__)
 
-AT_ONCE = 128  # MiB of logits that may exist; half of that is often faster
+AT_ONCE = 128  # MiB of logits that may exist at a time
+ONE_TILE = 128  # queries below which a TPU's tile is mostly empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +48,19 @@ def choose(sources: tuple[Source, ...], platform: str) -> tuple[Kernel, str]:
   batch, length, heads, _ = sources[0].q.shape
   keys = sum(source.k.shape[1] for source in sources)
   size = f'{length:,} queries x {keys:,} keys'
+  reason = ''
+  if platform == 'tpu' and length >= ONE_TILE:
+    hindrance = unfusable(sources)
+    if hindrance is None:
+      return Fused(), f'a TPU computes {size} in one kernel'
+    reason = f' (fused {hindrance})'
   logits = 4 * batch * heads * length * keys / 2**20
   if logits <= AT_ONCE:
-    return Dense(), f'the logits of {size} take {logits:,.1f} MiB'
+    return Dense(), f'the logits of {size} take {logits:,.1f} MiB{reason}'
   band = _band(sources)
   if band is not None and 2 * band <= keys:
-    return Banded(), f'of {size}, each query sees {band + 1:,} at most'
-  return Chunked(), f'the logits of {size} would take {logits:,.0f} MiB'
+    return Banded(), f'of {size}, a query sees {band + 1:,} at most{reason}'
+  return Chunked(), f'the logits of {size} would take {logits:,.0f} MiB{reason}'
 
 
 def _band(sources: tuple[Source, ...]) -> int | None:

@@ -93,10 +93,10 @@ def _forward(plans, arrays, around):
     for one, (first, end) in zip(zip(plans, arrays, around.places), bounds):
       step = functools.partial(_step, one, around.dropout, i)
       running = _loop(first, end, step, running)
-    seen = running.highest > MASKED / 2
-    lse = jnp.where(seen, running.highest + jnp.log(running.total), 0)
+    blind = running.highest <= MASKED / 2
+    lse = jnp.where(blind, 0, running.highest + jnp.log(running.total))
     y_NBTH = running.y / running.total[..., None]
-    y_BTNH = jnp.moveaxis(jnp.where(seen[..., None], y_NBTH, 0), 0, 2)
+    y_BTNH = jnp.moveaxis(jnp.where(blind[..., None], 0, y_NBTH), 0, 2)
     y, lse_NBT = whole
     return put(y, y_BTNH, i * rows), put(lse_NBT, lse, i * rows, 2)
 

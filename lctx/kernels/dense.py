@@ -31,7 +31,8 @@ class Dense(Kernel):
       p_NBTS = p_NBTS * jnp.concatenate(keep, axis=-1)
     v_BSKH = jnp.concatenate([source.v for source in sources], axis=1)
     y_NBTH = weighed(p_NBTS.astype(v_BSKH.dtype), v_BSKH)
-    y_NBTH = jnp.where(highest_NBT1 > MASKED / 2, y_NBTH / sum_NBT1, 0)
+    blind = highest_NBT1 <= MASKED / 2  # NaN is not: it shows
+    y_NBTH = jnp.where(blind, 0, y_NBTH / sum_NBT1)
     return jnp.moveaxis(y_NBTH, 0, 2).astype(v_BSKH.dtype)
 
 

@@ -22,11 +22,7 @@ class Dropout:
   def keep(self, heads_N: Array, q_at: Coords, k_at: Coords) -> Array:
     """[N, B, T, S]: 1 / (1 - rate) where a weight is kept, else 0."""
     batch = q_at.document.shape[0]
-    rows_B = jnp.arange(batch) if self.rows is None else self.rows
-    key = jax.random.wrap_key_data(self.key)
-    of_row = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    keys = jax.vmap(of_row, in_axes=(0, None))(of_row(key, rows_B), heads_N)
-    keys_BN = jax.random.key_data(keys)
+    keys_BN = self.keys(heads_N, batch)
 
     def bits(key, q_index, k_index):
       grid = (q_index.shape[0], k_index.shape[0])
@@ -41,3 +37,11 @@ class Dropout:
     bits_NBTS = per_head(keys_BN, index_BT, index_BS)
     uniform = (bits_NBTS >> 8).astype(jnp.float32) * 2.0**-24
     return jnp.where(uniform >= self.rate, 1 / (1 - self.rate), 0.0)
+
+  def keys(self, heads_N: Array, batch: int) -> Array:
+    """The key of each row and head, by their numbers: uint32 [B, N, 2]."""
+    rows_B = jnp.arange(batch) if self.rows is None else self.rows
+    key = jax.random.wrap_key_data(self.key)
+    of_row = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    keys = jax.vmap(of_row, in_axes=(0, None))(of_row(key, rows_B), heads_N)
+    return jax.random.key_data(keys)

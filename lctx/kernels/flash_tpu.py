@@ -241,7 +241,7 @@ def _forward_kernel(flash, first, end, *refs):
 
   @pl.when(step == pl.num_programs(3) - 1)
   def _():
-    seen_T1 = highest[...] > MASKED / 2
-    total_T1 = jnp.where(seen_T1, total[...], 1)
-    y[...] = jnp.where(seen_T1, acc[...] / total_T1, 0).astype(y.dtype)
-    lse[...] = jnp.where(seen_T1, highest[...] + jnp.log(total_T1), 0).T
+    blind_T1 = highest[...] <= MASKED / 2
+    total_T1 = jnp.where(blind_T1, 1, total[...])
+    y[...] = jnp.where(blind_T1, 0, acc[...] / total_T1).astype(y.dtype)
+    lse[...] = jnp.where(blind_T1, 0, highest[...] + jnp.log(total_T1)).T

@@ -74,8 +74,8 @@ def prepared(
   more_q = -source.q.shape[1] % rows
   more_k = -source.k.shape[1] % columns
   q_BTNH, k_BSKH = rotated(source)
-  q_at = _longer_coords(source.q_at, more_q)
-  k_at = _longer_coords(source.k_at, more_k)
+  q_at = longer_coords(source.q_at, more_q)
+  k_at = longer_coords(source.k_at, more_k)
   arrays = Arrays(
     _longer(q_BTNH, more_q),
     _longer(source.q, more_q),
@@ -83,7 +83,7 @@ def prepared(
     _longer(source.v, more_k),
     tuple(score.along(q_at, k_at) for score in source.scores),
   )
-  first, end = _seen(source.pattern.reach, q_at, k_at, (rows, columns))
+  first, end = seen_blocks(source.pattern.reach, q_at, k_at, (rows, columns))
   plan = Plan(source.pattern, rows, columns, first, end)
   return plan, arrays, Places(q_at, k_at, source.heads_N)
 
@@ -95,12 +95,12 @@ def _longer(x: Array, count: int, value=0) -> Array:
   return jnp.pad(x, width, constant_values=value)
 
 
-def _longer_coords(at: Coords, count: int) -> Coords:
+def longer_coords(at: Coords, count: int) -> Coords:
   longer = jax.tree.map(lambda x: _longer(x, count), at)
   return longer.replace(document=_longer(at.document, count, EMPTY))
 
 
-def _seen(reach, q_at, k_at, sides):
+def seen_blocks(reach, q_at, k_at, sides):
   """Blocks of keys that each block of queries may see: firsts and ends."""
   (rows, columns), (before, after) = sides, reach
   q_blocks, k_blocks = q_at.length // rows, k_at.length // columns

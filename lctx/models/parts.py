@@ -9,11 +9,21 @@ from lctx.kernels.base import Kernel
 from lctx.kernels.choose import Auto
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
+from lctx.kernels.fused import Fused
 from lctx.layers.ffn import FeedForward, Relu
 from lctx.layers.gates import Gate, Residual
 from lctx.layers.norm import LayerNorm, Norm
 
-__all__ = ['Auto', 'Banded', 'Chunked', 'Compute', 'Dense', 'Dropout', 'Stack']
+__all__ = [
+  'Auto',
+  'Banded',
+  'Chunked',
+  'Compute',
+  'Dense',
+  'Dropout',
+  'Fused',
+  'Stack',
+]
 
 
 @dataclasses.dataclass(frozen=True)

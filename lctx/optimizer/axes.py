@@ -19,7 +19,8 @@ from lctx.types import Params
 Axes = tuple[str | None, ...]  # the logical axes of one parameter
 
 STACKED = ('layers',)  # one parameter per entry; rules see each entry alone
-TABLES = ('vocab', 'clusters', 'distances')  # an entry is picked, not summed
+# An entry is picked, not summed.
+TABLES = ('vocab', 'clusters', 'distances', 'positions', 'buckets')
 
 
 def sides(names: Axes) -> tuple[tuple[int, ...], ...]:

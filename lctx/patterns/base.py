@@ -5,7 +5,14 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from lctx.types import Array, Coords, of_keys, of_queries, segment_coords
+from lctx.types import (
+  Array,
+  Coords,
+  distance,
+  of_keys,
+  of_queries,
+  segment_coords,
+)
 
 
 class Reach(NamedTuple):
@@ -39,6 +46,11 @@ class Pattern:
     """
     return ()
 
+  @property
+  def looks_up(self) -> bool:
+    """Whether `allowed` looks something up; else it is arithmetic alone."""
+    return False
+
   def check_heads(self, num_heads: int) -> None:
     """Raises ValueError where it cannot serve that many heads."""
 
@@ -50,11 +62,22 @@ class Pattern:
 
 
 @dataclasses.dataclass(frozen=True)
-class Both(Pattern):
-  """What both patterns allow."""
-
+class _Pair(Pattern):
   first: Pattern
   second: Pattern
+
+  @property
+  def looks_up(self):
+    return self.first.looks_up or self.second.looks_up
+
+  def check_heads(self, num_heads):
+    self.first.check_heads(num_heads)
+    self.second.check_heads(num_heads)
+
+
+@dataclasses.dataclass(frozen=True)
+class Both(_Pair):
+  """What both patterns allow."""
 
   def allowed(self, q_at, k_at, heads_N):
     first = self.first.allowed(q_at, k_at, heads_N)
@@ -68,17 +91,10 @@ class Both(Pattern):
   def stride(self):
     return self.first.stride or self.second.stride
 
-  def check_heads(self, num_heads):
-    self.first.check_heads(num_heads)
-    self.second.check_heads(num_heads)
-
 
 @dataclasses.dataclass(frozen=True)
-class Either(Pattern):
+class Either(_Pair):
   """What at least one of two patterns allows."""
-
-  first: Pattern
-  second: Pattern
 
   def allowed(self, q_at, k_at, heads_N):
     first = self.first.allowed(q_at, k_at, heads_N)
@@ -88,17 +104,13 @@ class Either(Pattern):
   def reach(self):
     return Reach(*map(_most, self.first.reach, self.second.reach))
 
-  def check_heads(self, num_heads):
-    self.first.check_heads(num_heads)
-    self.second.check_heads(num_heads)
-
 
 @dataclasses.dataclass(frozen=True)
 class Everything(Pattern):
   """Every key, ahead and behind: bidirectional attention."""
 
   def allowed(self, q_at, k_at, heads_N):
-    return jnp.ones((1, 1, q_at.length, k_at.length), bool)
+    return jnp.ones_like(distance(q_at, k_at), bool)
 
 
 def visible(

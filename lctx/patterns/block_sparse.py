@@ -44,12 +44,16 @@ class BlockSparse(Pattern):
 
   def allowed(self, q_at, k_at, heads_N):
     plan = jnp.asarray(self.plan())  # [heads, blocks, blocks]
-    head_N11 = (jnp.asarray(heads_N) % self.heads)[:, None, None, None]
-    of_q, of_k = (
-      jnp.minimum(at.offset // self.block, self.blocks - 1)
-      for at in (q_at, k_at)
+    head_N111 = (jnp.asarray(heads_N) % self.heads)[:, None, None, None]
+    block = (
+      jnp.minimum(offset // self.block, self.blocks - 1)
+      for offset in (of_queries(q_at.offset), of_keys(k_at.offset))
     )
-    return plan[head_N11, of_queries(of_q), of_keys(of_k)]
+    return plan[head_N111, *block]
+
+  @property
+  def looks_up(self):
+    return True
 
   def plan(self) -> np.ndarray:
     """Which block sees which: bool [heads, blocks, blocks]."""

@@ -1,6 +1,8 @@
 """Patterns in which some tokens see, or are seen by, far ones."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 from lctx.patterns.base import Pattern
 from lctx.types import GLOBAL, PREFIX, Array, Coords, of_keys, of_queries
@@ -20,8 +22,8 @@ class GlobalTokens(Pattern):
     _check('GlobalTokens', self.first)
 
   def allowed(self, q_at, k_at, heads_N):
-    of_q, of_k = (_chosen(at, self.first, GLOBAL) for at in (q_at, k_at))
-    return of_queries(of_q) | of_keys(of_k)
+    chosen = functools.partial(_chosen, first=self.first, bit=GLOBAL)
+    return chosen(q_at, of_queries) | chosen(k_at, of_keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +40,17 @@ class Prefix(Pattern):
     _check('Prefix', self.first)
 
   def allowed(self, q_at, k_at, heads_N):
-    of_q, of_k = (_chosen(at, self.first, PREFIX) for at in (q_at, k_at))
-    return of_queries(of_q) & of_keys(of_k)
+    chosen = functools.partial(_chosen, first=self.first, bit=PREFIX)
+    return chosen(q_at, of_queries) & chosen(k_at, of_keys)
 
 
-def _chosen(at: Coords, first: int | None, bit: int) -> Array:
-  return (at.role & bit) != 0 if first is None else at.offset < first
+def _chosen(
+  at: Coords, beside: Callable[[Array], Array], first: int | None, bit: int
+) -> Array:
+  """Beside a block of logits: the tokens that are meant."""
+  if first is None:
+    return beside(at.role) & bit != 0
+  return beside(at.offset) < first
 
 
 def _check(name: str, first: int | None) -> None:

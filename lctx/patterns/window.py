@@ -57,8 +57,10 @@ class Dilated(Pattern):
       )
 
   def allowed(self, q_at, k_at, heads_N):
-    steps = distance(q_at, k_at)
-    gap_N111 = jnp.asarray(self.gaps, jnp.int32)[heads_N, None, None, None]
+    steps, head_N111 = distance(q_at, k_at), heads_N.reshape(-1, 1, 1, 1)
+    gap_N111 = sum(
+      jnp.where(head_N111 == head, gap, 0) for head, gap in enumerate(self.gaps)
+    )
     near = (-self.after * gap_N111 <= steps) & (steps <= self.before * gap_N111)
     return near & (steps % gap_N111 == 0)
 
@@ -95,8 +97,8 @@ class Chunks(Pattern):
       )
 
   def allowed(self, q_at, k_at, heads_N):
-    of_q, of_k = q_at.offset // self.size, k_at.offset // self.size
-    return of_queries(of_q) == of_keys(of_k)
+    chunk = of_queries(q_at.offset) // self.size
+    return chunk == of_keys(k_at.offset) // self.size
 
   @property
   def reach(self):

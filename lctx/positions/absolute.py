@@ -55,7 +55,7 @@ class Sinusoidal(Position):
     return self.length
 
   def check(self, sizes):
-    check_even('sinusoidal', sizes, 'model.position=learned')
+    check_even('model.position = sinusoidal', sizes, 'model.position=learned')
 
   def embed(self, param, x, at):
     waves = sinusoid(at.offset, x.shape[-1])

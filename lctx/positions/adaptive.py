@@ -28,7 +28,7 @@ class Adaptive:
 
   def check(self, sizes: Sizes) -> None:
     """Raises ValueError for a width that has no sinusoids."""
-    check_even('(model.heads.adaptive)', sizes, 'model.heads.adaptive=none')
+    check_even('model.heads.adaptive', sizes, 'model.heads.adaptive=none')
 
   def score(self, param: Callable, sizes: Sizes) -> Score | None:
     """What changes the logits of one layer."""
@@ -74,6 +74,9 @@ class Cosines(Score):
 
   def block(self, s_NBTS, q_BTNH, q_at, k_at):
     return self.cosine.block(jnp.zeros_like(s_NBTS), q_BTNH, q_at, k_at)
+
+  def by_rows(self, q_at, k_at):
+    return self.cosine.by_rows(q_at, k_at)  # what is added to logits of zero
 
   def along(self, q_at, k_at):
     return self.replace(cosine=self.cosine.along(q_at, k_at))

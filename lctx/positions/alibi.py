@@ -7,6 +7,7 @@ import numpy as np
 from flax import struct
 
 from lctx.positions.base import Position, Score
+from lctx.positions.relative import RelativeRows, steps_along
 from lctx.types import Array, distance
 
 
@@ -23,6 +24,11 @@ class Fall(Score):
   """Logits fall by `slope_N` with each step between query and key."""
 
   slope_N: Array
+
+  def by_rows(self, q_at, k_at):
+    steps_P = jnp.abs(steps_along(q_at, k_at)).astype(jnp.float32)
+    c_PN = -steps_P[:, None] * self.slope_N[None]
+    return (RelativeRows(None, None, c_PN, 1.0),)
 
   def of_heads(self, heads_N):
     return Fall(self.slope_N[heads_N])

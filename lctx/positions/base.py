@@ -60,6 +60,7 @@ class Score:
   """
 
   folds: ClassVar[bool] = False
+  cap: ClassVar[float | None] = None  # of a score that only caps logits
 
   def rotate(
     self, q_BTNH: Array, k_BSKH: Array, q_at: Coords, k_at: Coords
@@ -72,6 +73,18 @@ class Score:
   ) -> Array:
     """Changes a block of logits; `q_BTNH` is scaled but not rotated."""
     return s_NBTS
+
+  def by_rows(self, q_at: Coords, k_at: Coords) -> tuple:
+    """`RelativeRows` that say all it adds to logits, for fused kernels.
+
+    Raises ValueError for a score that does more than add and rotate.
+    """
+    if type(self).block is not Score.block:
+      raise ValueError(
+        f'{type(self).__name__} does more to logits than add what the distance '
+        'says'
+      )
+    return ()
 
   def of_heads(self, heads_N: Any) -> 'Score':
     """The same for the heads of these numbers only."""

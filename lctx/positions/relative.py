@@ -28,7 +28,7 @@ class Relative(Score):
   ahead: int = struct.field(pytree_node=False, default=0)
 
   def rotate(self, q_BTNH, k_BSKH, q_at, k_at):
-    return _with_bias(q_BTNH, self.u_NH, self.scale), k_BSKH
+    return with_bias(q_BTNH, self.u_NH, self.scale), k_BSKH
 
   def block(self, s_NBTS, q_BTNH, q_at, k_at):
     if not _shiftable(q_at, k_at):
@@ -54,6 +54,9 @@ class Relative(Score):
       (self.r_PNH, self.c_PN),
     )
     return RelativeRows(r_PNH, self.v_NH, c_PN, self.scale)
+
+  def by_rows(self, q_at, k_at):
+    return (self.along(q_at, k_at),)
 
   def of_heads(self, heads_N):
     r_PNH, c_PN, u_NH, v_NH = (
@@ -164,6 +167,13 @@ def spread_of(
   return Spread(far, start, stop, step, count - far - middle)
 
 
+def steps_along(q_at: Coords, k_at: Coords) -> Array:
+  """The distance of each row of `RelativeRows`: int32 [T + S]."""
+  longest = q_at.start + q_at.step * (q_at.length - 1) - k_at.start
+  rows = jnp.arange(q_at.length + k_at.length, dtype=jnp.int32)
+  return longest - q_at.step * rows
+
+
 def by_distance(score, q_BTNH: Array | None, rows, length: int) -> Array:
   """What each query thinks of each row: float32 [N, B or 1, T, P]."""
   r_PNH, c_PN = rows
@@ -172,7 +182,7 @@ def by_distance(score, q_BTNH: Array | None, rows, length: int) -> Array:
     return jnp.broadcast_to(
       c_NP[:, None, None], (c_NP.shape[0], 1, length, c_NP.shape[1])
     )
-  q_BTNH = _with_bias(q_BTNH, score.v_NH, score.scale)
+  q_BTNH = with_bias(q_BTNH, score.v_NH, score.scale)
   x_NBTP = met_by_all(q_BTNH, r_PNH.astype(q_BTNH.dtype))
   if c_PN is None:
     return x_NBTP
@@ -214,7 +224,7 @@ def _shiftable(q_at: Coords, k_at: Coords) -> bool:
   return None not in (q_at.start, k_at.start) and q_at.step == k_at.step
 
 
-def _with_bias(q_BTNH, bias_NH, scale) -> Array:
+def with_bias(q_BTNH, bias_NH, scale) -> Array:
   """Queries, which are scaled already, with a bias that is not."""
   if bias_NH is None:
     return q_BTNH

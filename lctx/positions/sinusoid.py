@@ -20,7 +20,6 @@ def check_even(name: str, sizes: Sizes, instead: str) -> None:
   """Raises ValueError for a width that sines and cosines cannot share."""
   if sizes.width % 2:
     raise ValueError(
-      f'model.embed.width = {sizes.width} must be even for model.position = '
-      f'{name}: half of it are sines, half cosines. Change the width, or use '
-      f'{instead}.'
+      f'model.embed.width = {sizes.width} must be even for {name}: half of it '
+      f'are sines, half cosines. Change the width, or use {instead}.'
     )

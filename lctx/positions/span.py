@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax import struct
 
 from lctx.positions.base import Score, Sizes
+from lctx.positions.relative import RelativeRows, steps_along
 from lctx.types import MASKED, Array, distance
 
 
@@ -68,12 +69,19 @@ class Span(Score):
   z_N: Array
   ramp: int = struct.field(pytree_node=False)
 
+  def by_rows(self, q_at, k_at):
+    c_PN = self._log_mask(steps_along(q_at, k_at)[:, None], self.z_N[None])
+    return (RelativeRows(None, None, c_PN, 1.0),)
+
   def of_heads(self, heads_N):
     return self.replace(z_N=self.z_N[heads_N])
 
   def block(self, s_NBTS, q_BTNH, q_at, k_at):
-    steps = jnp.abs(distance(q_at, k_at)) - 1
-    over = self.ramp + self.z_N[:, None, None, None] - steps
-    mask = jnp.clip(over / self.ramp, 0, 1)
+    z_N111 = self.z_N[:, None, None, None]
+    return s_NBTS + self._log_mask(distance(q_at, k_at), z_N111)
+
+  def _log_mask(self, distance, z):
+    x = jnp.abs(distance) - 1
+    mask = jnp.clip((self.ramp + z - x) / self.ramp, 0, 1)
     seen = mask > 0
-    return s_NBTS + jnp.where(seen, jnp.log(jnp.where(seen, mask, 1)), MASKED)
+    return jnp.where(seen, jnp.log(jnp.where(seen, mask, 1)), MASKED)

@@ -26,7 +26,9 @@ class RelativeXL(Position):
     check_clamp(self)
 
   def check(self, sizes):
-    check_even('relativexl', sizes, 'model.position=learnedrelative')
+    check_even(
+      'model.position = relativexl', sizes, 'model.position=learnedrelative'
+    )
 
   def once(self, param, sizes, drop):
     behind, ahead = sizes.distances, sizes.ahead

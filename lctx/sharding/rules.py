@@ -24,6 +24,8 @@ TABLE: dict[str | None, tuple[str, ...]] = {
   'head_width': (),
   'clusters': (),
   'distances': (),
+  'positions': (),
+  'buckets': (),
   'layers': (),
   None: (),
 }

@@ -1,0 +1,163 @@
+"""Attention in one kernel: on a TPU, nothing of size [T, S] leaves the chip.
+
+The part of a config; `flash_tpu` is the kernel. Scores that rotate queries and
+keys, or add what the distance says, run inside it; so does a cap.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from lctx.kernels.base import Kernel
+from lctx.kernels.chunked import Chunked
+from lctx.kernels.dropout import Dropout
+from lctx.kernels.flash_tiles import Place
+from lctx.kernels.flash_tpu import Flash, Inputs
+from lctx.kernels.source import Source, rotated
+from lctx.kernels.tiles import longer_coords, seen_blocks
+from lctx.patterns.base import Pattern
+from lctx.positions.relative import RelativeRows, with_bias
+from lctx.types import Array, Beside, Coords
+
+_INSTEAD = 'Use model.compute.kernel=chunked, which can.'
+
+
+@dataclasses.dataclass(frozen=True)
+class Fused(Kernel):
+  """By tiles of `queries` x `keys`, multiples of 128; TPU v5 or newer.
+
+  `interpret` runs it on any platform, slowly, by tiles of multiples of 8: for
+  tests.
+  """
+
+  queries: int = 256
+  keys: int = 512
+  interpret: bool = False
+
+  def __post_init__(self):
+    multiple = 8 if self.interpret else 128
+    for name in ('queries', 'keys'):
+      side = getattr(self, name)
+      if side < 1 or side % multiple:
+        raise ValueError(
+          f'model.compute.kernel.{name} = {side} is the side of a tile and '
+          f'must be a multiple of {multiple}, such as 256.'
+        )
+
+  def check(self, pattern):
+    if pattern.looks_up:
+      raise ValueError(
+        f'model.compute.kernel = fused knows arithmetic on coordinates only, '
+        f'but {pattern} looks blocks up in a plan. {_INSTEAD}'
+      )
+
+  def for_decoding(self):
+    return Chunked()
+
+  def __call__(self, sources, dropout):
+    if reason := unfusable(sources):
+      raise ValueError(f'model.compute.kernel = fused {reason}. {_INSTEAD}')
+    (source,) = sources
+    q_at, k_at = source.q_at, source.k_at
+    longer_q, longer_k = (
+      longer_coords(at, -at.length % side)
+      for at, side in ((q_at, self.queries), (k_at, self.keys))
+    )
+    sides = (self.queries, self.keys)
+    first, end = seen_blocks(source.pattern.reach, longer_q, longer_k, sides)
+    flash = Flash(
+      visible=functools.partial(_visible, source.pattern),
+      queries=self.queries,
+      keys=self.keys,
+      cap=next((s.cap for s in source.scores if s.cap is not None), None),
+      rate=dropout.rate if dropout is not None else 0.0,
+      first=first,
+      end=end,
+      interpret=self.interpret,
+    )
+    return flash(_inputs(source, dropout))
+
+
+def unfusable(sources: tuple[Source, ...]) -> str | None:
+  """Why these do not fit into one fused kernel; None = they do."""
+  if len(sources) != 1:
+    return f'reads one set of keys, but memory gives {len(sources)}'
+  (source,) = sources
+  q_at, k_at = source.q_at, source.k_at
+  if None in (q_at.start, k_at.start) or (q_at.step, k_at.step) != (1, 1):
+    return 'needs coordinates whose order is known when compiling'
+  if source.pattern.looks_up:
+    return (
+      'knows arithmetic on coordinates only, but model.pattern = '
+      f'{source.pattern} looks blocks up in a plan'
+    )
+  capped = [i for i, s in enumerate(source.scores) if s.cap is not None]
+  if capped and capped[0] != len(source.scores) - 1:
+    return 'caps logits last, but model.heads.span comes after model.heads.cap'
+  try:
+    _rows(source)
+  except ValueError as error:
+    return f'adds and caps only, but {error}'
+  return None
+
+
+def _rows(source: Source) -> list[RelativeRows]:
+  return [
+    rows
+    for score in source.scores
+    if score.cap is None
+    for rows in score.by_rows(source.q_at, source.k_at)
+  ]
+
+
+def _inputs(source: Source, dropout: Dropout | None) -> Inputs:
+  q_BTNH, k_BSKH = rotated(source)
+  qr = r = c = None
+  for rows in _rows(source):
+    if rows.r_PNH is not None:
+      qr, r = with_bias(source.q, rows.v_NH, rows.scale), rows.r_PNH
+    if rows.c_PN is not None:
+      more = rows.c_PN * rows.scale
+      c = more if c is None else c + more
+  if c is not None:
+    c = jnp.broadcast_to(c, (c.shape[0], source.q.shape[2]))
+  heads_N = source.heads_N
+  seeds = None
+  if dropout is not None:
+    seeds = dropout.keys(heads_N, len(source.q))
+  return Inputs(
+    q=q_BTNH,
+    k=k_BSKH,
+    v=source.v,
+    q_place=_place(source.q_at),
+    k_place=_place(source.k_at),
+    qr=qr,
+    r=r,
+    c=c,
+    heads=heads_N,
+    seeds=seeds,
+  )
+
+
+def _place(at: Coords) -> Array:
+  """int32 [B, 5, L]."""
+  rows = [getattr(at, name) for name in Place._fields]
+  batch = at.document.shape[0]
+  rows = [jnp.broadcast_to(x, (batch, at.length)) for x in rows]
+  return jnp.stack(rows, axis=1)
+
+
+def _visible(pattern: Pattern, q_at: Place, k_at: Place, head: Array) -> Array:
+  """bool [T, S], inside the kernel."""
+  q_at, k_at = (
+    Coords(
+      position=None,
+      **{name: Beside(x[None, None]) for name, x in at._asdict().items()},
+    )
+    for at in (q_at, k_at)
+  )
+  heads_N = jnp.full((1, 1, 1, 1), head, jnp.int32)
+  seen = pattern.allowed(q_at, k_at, heads_N)
+  return jax.lax.squeeze(seen, (0, 1))
