@@ -162,11 +162,12 @@ def picture(found: list[dict], title: str, path: str) -> None:
     x = [record['tokens_per_second'] for record in some]
     y = [record['bits_per_byte'] for record in some]
     axes.plot(x, y, color=color, marker=marker, label=kind)
-    for record in some:
+    for line, record in enumerate(some):
+      below = -12 * line - 18  # the points of memory lie close together
       axes.annotate(
         record['name'].partition(': ')[2],
         (record['tokens_per_second'], record['bits_per_byte']),
-        xytext=(4 if side == 'left' else -4, 5),
+        xytext=(4, 5) if side == 'left' else (-24, below),
         ha=side,
         textcoords='offset points',
         fontsize=8,

@@ -1,7 +1,7 @@
 """The grid of attention: every position, pattern, score and kernel.
 
-One table for the tests (`test_grid.py`) and for `docs/support_matrix.md`,
-which `python tests/grid.py` writes. A new part is one entry here.
+One table for the tests (`test_grid.py`) and for `docs/support_matrix.md`, which
+`support_matrix.py` writes of a run. A new part is one entry here.
 """
 
 import itertools
@@ -81,6 +81,7 @@ KINDS = (
   'learned relative',
   'rope',
 )
+READ = (*KINDS, 'learned', 'sinusoidal', 'xl, clamped', 'rope, dynamic ntk')
 PATTERNS = {
   'causal': Causal(),
   'window': Window(5),
@@ -130,33 +131,47 @@ def looks_ahead(pattern: str) -> bool:
   return PATTERNS[pattern].reach.after != 0
 
 
+def cells(positions=POSITIONS) -> list[tuple[str, str, str, str]]:
+  return list(itertools.product(positions, PATTERNS, SCORES, KERNELS))
+
+
 def full(positions=POSITIONS) -> list[tuple[str, str, str, str]]:
   """Every cell that can be."""
-  cells = itertools.product(positions, PATTERNS, SCORES, KERNELS)
-  return [cell for cell in cells if not empty(*cell)]
+  return [cell for cell in cells(positions) if not empty(*cell)]
+
+
+def models() -> list[tuple[str, str, str, str]]:
+  """Every position, pattern and score, with one kernel in turn."""
+  able = {}
+  for cell in full():
+    able.setdefault(cell[:3], []).append(cell[3])
+  return [
+    (*parts, kernels[turn % len(kernels)])
+    for turn, (parts, kernels) in enumerate(able.items())
+  ]
 
 
 def pairs(positions=POSITIONS) -> list[tuple[str, str, str, str]]:
   """Cells in which any two entries that can meet do meet: greedy, fixed."""
-  cells, chosen = full(positions), []
+  able, chosen = full(positions), []
 
   def met(cell):
     return set(itertools.combinations(enumerate(cell), 2))
 
-  wanted = set().union(*map(met, cells))
+  wanted = set().union(*map(met, able))
   while wanted:
-    best = max(cells, key=lambda cell: len(met(cell) & wanted))
+    best = max(able, key=lambda cell: len(met(cell) & wanted))
     chosen.append(best)
     wanted -= met(best)
   return chosen
 
 
-def each() -> list[tuple[str, str, str, str]]:
-  """Cells in which every entry occurs: those of each table in turn."""
-  tables = (POSITIONS, PATTERNS, SCORES, KERNELS)
-  wanted, chosen = {(i, x) for i, table in enumerate(tables) for x in table}, []
-  for cell in pairs():
-    if wanted & set(enumerate(cell)):
-      chosen.append(cell)
-      wanted -= set(enumerate(cell))
+def each(positions=POSITIONS) -> list[tuple[str, str, str, str]]:
+  """Few cells in which every entry occurs: those that bring most first."""
+  able, chosen = full(positions), []
+  wanted = {entry for cell in able for entry in enumerate(cell)}
+  while wanted:
+    best = max(able, key=lambda cell: len(wanted & set(enumerate(cell))))
+    chosen.append(best)
+    wanted -= set(enumerate(best))
   return chosen

@@ -9,12 +9,15 @@ import types
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 import tiny
 
 import lctx
-from lctx import command, config
+from lctx import command, config, patterns
 from lctx.patterns.causal import Causal
+from lctx.types import segment_coords
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text()
@@ -145,8 +148,24 @@ def test_the_position_of_the_example_scans_as_it_reads_at_once(example, close):
   whole, _ = tiny.loop(model, params, tokens, [12])
   parts, _ = tiny.loop(model, params, tokens, [5, 1, 6])
   close(parts, whole)
-  slopes = example.Alibi().score(None, None, model.sizes()).slope_N
-  close(slopes, [2**-4, 2**-8])
+  score = example.LogFall(jnp.array([1.0, -2.0]), jnp.array([3.0, 0.5]))
+  at = segment_coords(jnp.zeros((1, 3), jnp.int32))
+  fall = score.block(jnp.zeros((2, 1, 3, 3)), None, at, at)
+  strength, rate = np.log1p(np.exp([1.0, -2.0])), np.log1p(np.exp([3.0, 0.5]))
+  want = -strength * np.log1p(rate * 2)
+  close(fall[:, 0, 2, 0], want)
+
+
+def test_patterns_are_drawn_as_the_page_draws_them():
+  page = (ROOT / 'docs/architecture.md').read_text()
+  rows = re.findall(
+    r'^\| `(.*)`(?: \(.*\))?(, head 1)? \| (`[#.].*`) \|$', page, re.M
+  )
+  assert len(rows) == 10
+  for code, head, picture in rows:
+    pattern = eval(code.replace('\\|', '|'), vars(patterns))
+    drawn = patterns.picture(pattern, 5, head=1 if head else 0)
+    assert drawn == re.findall(r'`([#.]+)`', picture), code
 
 
 def test_the_pattern_of_the_example_forgets_the_segment_before(example, close):

@@ -160,6 +160,31 @@ def attend(cell, close):
   close(one, want[:, 10:11])
 
 
-@pytest.mark.parametrize('cell', grid.pairs(grid.KINDS), ids=' | '.join)
+def pytest_generate_tests(metafunc):
+  """The suite has a cover, `pytest -m grid` has every cell."""
+  everything = 'grid' in metafunc.config.option.markexpr.split()
+  cells = {
+    'test_any_two_parts_attend_together': lambda: grid.pairs(grid.KINDS),
+    'test_models_of_all_parts_read_alike': lambda: grid.each(grid.READ),
+    'test_every_cell_attends': lambda: grid.full() if everything else [],
+    'test_every_model_reads': lambda: grid.models() if everything else [],
+  }[metafunc.function.__name__]()
+  metafunc.parametrize('cell', cells, ids=' | '.join)
+
+
 def test_any_two_parts_attend_together(cell, close):
   attend(cell, close)
+
+
+def test_models_of_all_parts_read_alike(cell, close):
+  read(cell, close)
+
+
+@pytest.mark.grid
+def test_every_cell_attends(cell, close):
+  attend(cell, close)
+
+
+@pytest.mark.grid
+def test_every_model_reads(cell, close):
+  read(cell, close)

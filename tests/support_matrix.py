@@ -1,0 +1,113 @@
+"""Writes `docs/support_matrix.md` of a run of the grid.
+
+python -m pytest -m grid --junitxml=grid.xml
+python tests/support_matrix.py grid.xml 'COMMIT, MACHINE'
+"""
+
+import collections
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import grid
+
+PAGE = Path(__file__).parent.parent / 'docs/support_matrix.md'
+HEAD = """# Support matrix of attention
+
+Written by `python tests/support_matrix.py` of a run of
+`python -m pytest -m grid --junitxml=grid.xml`; the table behind both is
+[`tests/grid.py`](../tests/grid.py).
+
+Run of {date}, {where}: {passed:,} cells passed, {failed:,} failed, {left:,}
+were not run.
+
+A row is a position, a column a pattern. The number in a cell counts the scores
+that passed there, of {scores}: {names}. A letter says why some cannot be; `?`
+that some were not run, `!` that some failed.
+
+{reasons}
+"""
+KERNEL = """
+## {name}
+
+What comes out for all queries and every gradient equal the definition's; so do
+the queries of a later segment alone, and a single query whose coordinates
+promise nothing, as decoding asks it.
+
+"""
+READ = """
+## Whole models
+
+Two layers, with each kernel that serves in turn. Read by segments with
+gradients through all of them, losses and gradients equal one pass by the
+definition, and token by token the losses are the same. Patterns that look ahead
+are read in one segment: a token would see what is not there yet.
+
+"""
+
+
+def outcomes(path: str) -> tuple[dict[tuple[str, ...], bool], str]:
+  """Whether each cell that was run passed, by test and cell; and the date."""
+  found, suite = {}, ElementTree.parse(path).getroot().find('testsuite')
+  for case in suite.iter('testcase'):
+    name, cell = re.fullmatch(r'(\w+)\[(.*)\]', case.get('name')).groups()
+    bad = case.find('failure') is not None or case.find('error') is not None
+    if case.find('skipped') is None:
+      found[(name, *cell.split(' | '))] = not bad
+  return found, suite.get('timestamp')[:10]
+
+
+def table(state) -> str:
+  """One line a position; `state(position, pattern, score)` of each cell."""
+  lines = ['| | ' + ' | '.join(grid.PATTERNS) + ' |']
+  lines.append('|---' * (1 + len(grid.PATTERNS)) + '|')
+  for position in grid.POSITIONS:
+    entries = []
+    for pattern in grid.PATTERNS:
+      states = [state(position, pattern, score) for score in grid.SCORES]
+      passed, rest = states.count('+'), sorted({*states} - {'+'})
+      entries.append(f'{passed or ""}{"".join(rest)}')
+    lines.append(f'| {position} | ' + ' | '.join(entries) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
+def page(found: dict, date: str, where: str) -> str:
+  letters = {}
+  for position, pattern, score, kernel in grid.cells():
+    reason = grid.empty(position, pattern, score, kernel)
+    if reason:
+      letters.setdefault(reason, chr(ord('a') + len(letters)))
+
+  def state_of(test, kernel):
+    def state(*parts):
+      kernels = [kernel] if kernel else list(grid.KERNELS)
+      reasons = [grid.empty(*parts, name) for name in kernels]
+      if all(reasons):
+        return letters[reasons[0]]
+      ran = [found.get((test, *parts, name)) for name in kernels]
+      ran = [x for x in ran if x is not None]
+      return '?' if not ran else '+' if all(ran) else '!'
+
+    return state
+
+  counts = collections.Counter(found.values())
+  text = HEAD.format(
+    date=date,
+    where=where,
+    passed=counts[True],
+    failed=counts[False],
+    left=len(grid.full()) + len(grid.models()) - len(found),
+    scores=len(grid.SCORES),
+    names=', '.join(grid.SCORES),
+    reasons='\n'.join(f'- {x}: {reason}' for reason, x in letters.items()),
+  )
+  for kernel in grid.KERNELS:
+    text += KERNEL.format(name=f'`{kernel}`')
+    text += table(state_of('test_every_cell_attends', kernel))
+  return text + READ + table(state_of('test_every_model_reads', None))
+
+
+if __name__ == '__main__':
+  PAGE.write_text(page(*outcomes(sys.argv[1]), sys.argv[2]))
+  print(f'wrote {PAGE}')
