@@ -5,6 +5,7 @@ import dataclasses
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.patterns.base import Pattern
+from lctx.positions.base import Score
 from lctx.types import Array
 
 
@@ -16,8 +17,11 @@ class Kernel:
   kernels give the same, dropout included; `Dense` is the definition.
   """
 
-  def check(self, pattern: Pattern) -> None:
-    """Raises ValueError for a pattern it cannot serve, naming what can."""
+  def check(self, pattern: Pattern, kinds: tuple[type[Score], ...]) -> None:
+    """Raises ValueError for what it cannot serve, naming what can.
+
+    `kinds` of scores come after that of the position, in this order.
+    """
 
   def for_decoding(self) -> 'Kernel':
     """The kernel for single queries, whose coordinates promise nothing."""

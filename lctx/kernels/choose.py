@@ -16,6 +16,7 @@ from lctx.kernels.source import Source
 _log = logging.getLogger(__name__)
 
 AT_ONCE = 128  # MiB of logits that may exist at a time
+NARROW = 256  # keys of a window from which tiles are as fast on a CPU
 ONE_TILE = 128  # queries below which a TPU's tile is mostly empty
 
 
@@ -59,7 +60,9 @@ def choose(sources: tuple[Source, ...], platform: str) -> tuple[Kernel, str]:
     return Dense(), f'the logits of {size} take {logits:,.1f} MiB{reason}'
   band = _band(sources)
   if band is not None and 2 * band <= keys:
-    return Banded(), f'of {size}, a query sees {band + 1:,} at most{reason}'
+    dilated = set(sources[0].pattern.stride) - {1}
+    if platform != 'cpu' or dilated or band < NARROW:
+      return Banded(), f'of {size}, a query sees {band + 1:,} at most{reason}'
   return Chunked(), f'the logits of {size} would take {logits:,.0f} MiB{reason}'
 
 

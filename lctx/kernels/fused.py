@@ -18,6 +18,7 @@ from lctx.kernels.flash_tpu import Flash, Inputs
 from lctx.kernels.source import Source, rotated
 from lctx.kernels.tiles import longer_coords, seen_blocks
 from lctx.patterns.base import Pattern
+from lctx.positions.base import Score
 from lctx.positions.relative import RelativeRows, with_bias
 from lctx.types import Array, Beside, Coords
 
@@ -46,12 +47,10 @@ class Fused(Kernel):
           f'must be a multiple of {multiple}, such as 256.'
         )
 
-  def check(self, pattern):
-    if pattern.looks_up:
-      raise ValueError(
-        f'model.compute.kernel = fused knows arithmetic on coordinates only, '
-        f'but {pattern} looks blocks up in a plan. {_INSTEAD}'
-      )
+  def check(self, pattern, kinds):
+    hindrance = _hindrance(pattern, kinds)
+    if hindrance:
+      raise ValueError(f'model.compute.kernel = fused {hindrance}. {_INSTEAD}')
 
   def for_decoding(self):
     return Chunked()
@@ -71,7 +70,7 @@ class Fused(Kernel):
       visible=functools.partial(_visible, source.pattern),
       queries=self.queries,
       keys=self.keys,
-      cap=next((s.cap for s in source.scores if s.cap is not None), None),
+      cap=next((s.cap for s in source.scores if s.caps), None),
       rate=dropout.rate if dropout is not None else 0.0,
       first=first,
       end=end,
@@ -88,14 +87,9 @@ def unfusable(sources: tuple[Source, ...]) -> str | None:
   q_at, k_at = source.q_at, source.k_at
   if None in (q_at.start, k_at.start) or (q_at.step, k_at.step) != (1, 1):
     return 'needs coordinates whose order is known when compiling'
-  if source.pattern.looks_up:
-    return (
-      'knows arithmetic on coordinates only, but model.pattern = '
-      f'{source.pattern} looks blocks up in a plan'
-    )
-  capped = [i for i, s in enumerate(source.scores) if s.cap is not None]
-  if capped and capped[0] != len(source.scores) - 1:
-    return 'caps logits last, but model.heads.span comes after model.heads.cap'
+  kinds = tuple(map(type, source.scores))
+  if hindrance := _hindrance(source.pattern, kinds):
+    return hindrance
   try:
     _rows(source)
   except ValueError as error:
@@ -103,11 +97,28 @@ def unfusable(sources: tuple[Source, ...]) -> str | None:
   return None
 
 
+def _hindrance(pattern: Pattern, kinds: tuple[type[Score], ...]) -> str | None:
+  """What of a model does not fit, as far as it is known when it is built."""
+  if pattern.looks_up:
+    return (
+      f'knows arithmetic on coordinates only, but model.pattern = {pattern} '
+      'looks blocks up in a plan'
+    )
+  if any(kind.folds for kind in kinds):
+    return (
+      'makes each logit once, but model.heads.adaptive = adaptivescores needs '
+      'sums over whole rows first'
+    )
+  if any(kind.caps for kind in kinds[:-1]):
+    return 'caps logits last, but model.heads.span comes after model.heads.cap'
+  return None
+
+
 def _rows(source: Source) -> list[RelativeRows]:
   return [
     rows
     for score in source.scores
-    if score.cap is None
+    if not score.caps
     for rows in score.by_rows(source.q_at, source.k_at)
   ]
 

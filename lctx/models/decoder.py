@@ -52,7 +52,8 @@ class Decoder(nn.Module):
     self.heads.check(sizes)
     self.position.check(sizes)
     self.pattern.check_heads(sizes.num_heads)
-    self.compute.kernel.check(self.pattern & self.memory.pattern)
+    pattern = self.pattern & self.memory.pattern
+    self.compute.kernel.check(pattern, self.heads.kinds)
     super().__post_init__()
 
   def setup(self):

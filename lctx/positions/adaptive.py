@@ -30,6 +30,11 @@ class Adaptive:
     """Raises ValueError for a width that has no sinusoids."""
     check_even('model.heads.adaptive', sizes, 'model.heads.adaptive=none')
 
+  @property
+  def kinds(self) -> tuple[type[Score], ...]:
+    """The kind of `score`, if there is one."""
+    return ()
+
   def score(self, param: Callable, sizes: Sizes) -> Score | None:
     """What changes the logits of one layer."""
     raise NotImplementedError
@@ -45,6 +50,10 @@ class AdaptiveScores(Adaptive):
 
   Each head learns g; it starts at 0, where nothing is changed.
   """
+
+  @property
+  def kinds(self):
+    return (Reweighted,)
 
   def score(self, param, sizes):
     zeros = nn.initializers.zeros

@@ -60,7 +60,7 @@ class Score:
   """
 
   folds: ClassVar[bool] = False
-  cap: ClassVar[float | None] = None  # of a score that only caps logits
+  caps: ClassVar[bool] = False  # logits by `cap`, and does nothing else
 
   def rotate(
     self, q_BTNH: Array, k_BSKH: Array, q_at: Coords, k_at: Coords

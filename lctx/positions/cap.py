@@ -10,6 +10,8 @@ from lctx.positions.base import Score
 class SoftCap(Score):
   """cap x tanh(logit / cap) (Gemma 2; Bello et al. 2016)."""
 
+  caps = True
+
   cap: float = struct.field(pytree_node=False)
 
   def block(self, s_NBTS, q_BTNH, q_at, k_at):

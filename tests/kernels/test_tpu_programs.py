@@ -1,0 +1,77 @@
+"""A whole model's step, compiled for a TPU that is not here, has the kernel."""
+
+import dataclasses
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import topologies
+
+from lctx import presets
+from lctx.kernels.choose import Auto
+from lctx.models.heads import AdaptiveSpan, Heads
+from lctx.models.parts import Compute
+from lctx.patterns import Causal, Chunks, Dilated, GlobalTokens, Sinks, Window
+from lctx.positions import Alibi, Rope, T5Bias
+from lctx.types import segment_coords
+
+ENVIRONMENT = {
+  'TPU_SKIP_MDS_QUERY': '1',  # ask no machine which chip it has
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+}
+MODELS = {
+  'xl': {},
+  'rope, grouped, capped': {
+    'position': Rope(),
+    'heads': Heads(keys=2, cap=30.0),
+    'pattern': Window(100) | Sinks(4),
+  },
+  'alibi, a gap for each head': {
+    'position': Alibi(),
+    'pattern': Dilated(50, (1, 2, 2, 4)),
+  },
+  't5, span': {
+    'position': T5Bias(),
+    'heads': Heads(span=AdaptiveSpan(longest=256)),
+    'pattern': Causal() & (Window(64) | GlobalTokens(8)),
+  },
+  'chunks': {'position': Rope(), 'pattern': Causal() & Chunks(128)},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None,
+  reason='needs libtpu, which compiles for TPUs: pip install lctx[tpu]',
+)
+@pytest.mark.parametrize('name', MODELS)
+def test_the_chosen_kernel_is_in_the_program(name, monkeypatch):
+  for variable, value in ENVIRONMENT.items():
+    monkeypatch.setenv(variable, value)
+  model = presets.transformer_xl(2, 256, 4, 256, vocab=256)
+  compute = Compute('bfloat16', remat_layers=True, kernel=Auto('tpu'))
+  model = dataclasses.replace(model, compute=compute, **MODELS[name])
+  found = topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2')
+  mesh = jax.sharding.Mesh(found.devices[:1], 'x')
+  chip = jax.sharding.NamedSharding(mesh, jax.P())
+
+  def loss(params, carry, ids):
+    at = segment_coords(jnp.zeros_like(ids))
+    hidden, _, _ = model.apply({'params': params}, ids, at, carry)
+    return model.apply({'params': params}, hidden, ids, method='nll').sum()
+
+  shapes = (
+    jax.eval_shape(model.init_params, jax.random.key(0)),
+    jax.eval_shape(lambda: model.initial(2)),
+    jax.ShapeDtypeStruct((2, 256), jnp.int32),
+  )
+  shapes = jax.tree.map(lambda x: x.update(sharding=chip), shapes)
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    traced = jax.jit(jax.grad(loss)).trace(*shapes)
+    lowered = traced.lower(lowering_platforms=('tpu',))
+  text = lowered.compile().as_text()
+  for part in ('forward', 'of_queries', 'of_keys'):
+    assert f'lctx_flash_{part}' in text
