@@ -1,6 +1,6 @@
 """Writes `docs/support_matrix.md` of a run of the grid.
 
-python -m pytest -m grid --junitxml=grid.xml    # hours; or of the suite's cover:
+python -m pytest -m grid --junitxml=grid.xml    # hours; the suite's cover:
 python -m pytest tests/test_grid.py --junitxml=grid.xml
 python tests/support_matrix.py grid.xml 'COMMIT, MACHINE'
 """
@@ -20,8 +20,8 @@ Written by `python tests/support_matrix.py` of a run of the grid; the table
 behind both is [`tests/grid.py`](../tests/grid.py). `python -m pytest -m grid`
 runs every cell, the suite a cover in which any two entries meet.
 
-Run of {date}, {where}: {passed:,} cells passed, {failed:,} failed, {left:,} were
-not run.
+Run of {date}, {where}: {passed:,} cells passed, {failed:,} failed, {left:,}
+were not run.
 
 A row is a position, a column a pattern. The number in a cell counts the scores
 that passed there, of {scores}: {names}. A letter says why some cannot be; `?`
@@ -52,6 +52,8 @@ def outcomes(path: str) -> tuple[dict[tuple[str, ...], bool], str]:
   """Whether each cell that was run passed, by law and cell; and the date."""
   found, suite = {}, ElementTree.parse(path).getroot().find('testsuite')
   for case in suite.iter('testcase'):
+    if not case.get('classname').endswith('test_grid'):
+      continue
     name, cell = re.fullmatch(r'(\w+)\[(.*)\]', case.get('name')).groups()
     bad = case.find('failure') is not None or case.find('error') is not None
     if case.find('skipped') is None:
