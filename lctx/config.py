@@ -56,6 +56,7 @@ class Config:
     check(self.model, Decoder, 'model')
     _check_effects(self.model)
     _check_order(self.model)
+    _check_roles(self.model)
     for name in ('data', 'eval'):
       _check_segment(self.model, getattr(self, name).segment, name)
 
@@ -156,6 +157,16 @@ def _check_order(model: Decoder) -> None:
       'a model that predicts the next token must not. In Python combine it '
       'with Causal() & ..., or use one of causal, window and dilated (with '
       'after = 0), staircase, sinks.'
+    )
+
+
+def _check_roles(model: Decoder) -> None:
+  """Raises ValueError for a pattern that would choose no token."""
+  if model.pattern.by_role:
+    raise ValueError(
+      f'model.pattern = {model.pattern} chooses tokens by their role, but the '
+      'texts of data.corpus give none, so it would choose nothing. Give '
+      'globaltokens or prefix a number: first.'
     )
 
 

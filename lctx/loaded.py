@@ -15,6 +15,8 @@ from lctx.config import Config
 from lctx.errors import UserError, checking
 from lctx.generation import decode
 from lctx.generation.sampling import Sampling
+from lctx.kernels.choose import Auto
+from lctx.models import spans
 from lctx.models.decoder import Decoder
 from lctx.types import Params
 
@@ -70,12 +72,21 @@ class Loaded:
     segment = self.config.data.segment
     return decode.generate(self.model, self.params, request, segment)
 
+  def declared(self, length: int) -> 'Loaded':
+    """The same, for texts of `length` tokens, read and written, in all.
+
+    It matters to rotary stretches that go by the length: dynamicntk, longrope.
+    """
+    position = self.model.position.declared(length)
+    model = dataclasses.replace(self.model, position=position)
+    return dataclasses.replace(self, model=model)
+
   def trimmed(self) -> 'Loaded':
     """The same, with no more memory than its learned spans look at.
 
     A model whose heads have no span stays as it is.
     """
-    model = self.model.trimmed(self.params)
+    model = spans.trimmed(self.model, self.params)
     return dataclasses.replace(self, model=model)
 
   def score(self, text: str | bytes) -> np.ndarray:
@@ -102,7 +113,7 @@ def load(workdir: str | Path, *, checkpoint: str | int = 'best') -> Loaded:
   config = configs.read(folder)
   with checking():
     codec = data.load_codec(folder)
-    model = config.model.with_vocabulary(codec.size)
+    model = _runnable(config.model.with_vocabulary(codec.size))
     shapes = jax.eval_shape(model.init_params, jax.random.key(0))
     evaluated = 'average' if config.train.ema else 'params'
     with CheckpointStore(folder / 'checkpoints', config.checkpoint) as store:
@@ -114,6 +125,17 @@ def load(workdir: str | Path, *, checkpoint: str | int = 'best') -> Loaded:
     )
   params = restored.state[evaluated]
   return Loaded(model, params, codec, config, restored.step)
+
+
+def _runnable(model: Decoder) -> Decoder:
+  """The same function, with a kernel that runs here: it changes no meaning."""
+  try:
+    model.compute.kernel.check_platform(jax.default_backend())
+  except ValueError as error:
+    _log.warning('Another attention kernel is chosen here: %s', error)
+    compute = dataclasses.replace(model.compute, kernel=Auto())
+    return dataclasses.replace(model, compute=compute)
+  return model
 
 
 def _restored(store, abstract, codec, checkpoint) -> Restored | None:

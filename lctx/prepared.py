@@ -44,6 +44,8 @@ def prepared(config: Config, folder: Path) -> Run:
     lanes, settings = config.data, config.train
     mesh = meshes.build(config.mesh)
     rules.check_rows(lanes.rows, mesh)
+    kernel = config.model.compute.kernel
+    kernel.check_platform(mesh.devices.flat[0].platform)
     check_runs(lanes.segments, settings.gradient_segments)
     _check_parts(lanes.rows, settings.accumulate, mesh)
     _check_metric(config.checkpoint.metric)

@@ -20,6 +20,12 @@ PARITY = 2e-5  # float32 against published values, relative to the largest
 EXACT = 1e-6  # float32, the same sums in another order
 
 
+def pytest_collection_modifyitems(config, items):
+  """The whole grid takes hours: it is there for those who ask for it."""
+  if 'grid' not in config.option.markexpr.split():
+    items[:] = [item for item in items if 'grid' not in item.keywords]
+
+
 @pytest.fixture
 def close():
   """Asserts equality within a tolerance relative to the largest entry."""

@@ -35,6 +35,11 @@ REFUSED = {
     | {'model__pattern__after': '1'},
     ['model.pattern', 'lets a token see those after it'],
   ),
+  'roles that no text has': (
+    {'model__pattern': 'both', 'model__pattern__first': 'causal'}
+    | {'model__pattern__second': 'globaltokens'},
+    ['model.pattern', 'chooses tokens by their role', 'first'],
+  ),
   'no rows ahead': (
     {'model__position': 'learnedrelative', 'model__position__length': '9'}
     | {'model__pattern': 'everything'},

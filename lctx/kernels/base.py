@@ -23,6 +23,9 @@ class Kernel:
     `kinds` of scores come after that of the position, in this order.
     """
 
+  def check_platform(self, platform: str) -> None:
+    """Raises ValueError where it cannot run, naming what can."""
+
   def for_decoding(self) -> 'Kernel':
     """The kernel for single queries, whose coordinates promise nothing."""
     return self

@@ -75,13 +75,8 @@ class Flash:
 
   def __post_init__(self):
     multiple = 8 if self.interpret else 128
-    for name in ('queries', 'keys'):
-      side = getattr(self, name)
-      if side < 1 or side % multiple:
-        raise ValueError(
-          f'Flash.{name} = {side} is the side of a tile and must be a multiple '
-          f'of {multiple}. Use {max(1, -(-side // multiple)) * multiple}.'
-        )
+    sides = self.queries, self.keys
+    assert min(sides) > 0 and not any(side % multiple for side in sides), sides
 
   def __call__(self, inputs: Inputs) -> Array:
     """[B, T, N, Hv]: softmax over the keys, times values; zeros for none."""

@@ -52,6 +52,13 @@ class Fused(Kernel):
     if hindrance:
       raise ValueError(f'model.compute.kernel = fused {hindrance}. {_INSTEAD}')
 
+  def check_platform(self, platform):
+    if platform != 'tpu' and not self.interpret:
+      raise ValueError(
+        f'model.compute.kernel = fused runs on TPUs, but this is a {platform}. '
+        'Use model.compute.kernel=auto, which takes it on TPUs only.'
+      )
+
   def for_decoding(self):
     return Chunked()
 

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from lctx import losses
 from lctx.fields import check
-from lctx.layers.parameters import declare
+from lctx.layers.parameters import Owner
 from lctx.memory.base import Memory
 from lctx.models.attention import LayerCarry, open_segment
 from lctx.models.block import Block, layer_scores
@@ -58,8 +58,8 @@ class Decoder(nn.Module):
 
   def setup(self):
     self.vocabulary = Vocabulary(self.embed, self.compute.jax_dtype)
-    self.placed = Placed(self.position)
-    self.once = Once(self.position)
+    self.placed = Owner(self.position.embed)
+    self.once = Owner(self.position.once)
     self.drop = nn.Dropout(self.dropout.hidden)
     block = Block
     if self.compute.remat_layers:
@@ -170,31 +170,6 @@ class Decoder(nn.Module):
         'Set model.position.length higher, read shorter documents, or use a '
         'relative scheme, such as model.position=relativexl.'
       )
-
-  @nn.nowrap
-  def clamped(self, params: Params) -> Params:
-    """Parameters back within their limits, after an update."""
-    if self.heads.span is None:
-      return params
-    layers = params['layers']
-    layers = {**layers, 'span': jnp.clip(layers['span'], 0, 1)}
-    return {**params, 'layers': layers}
-
-  @nn.nowrap
-  def effective_span(self, params: Params) -> int | None:
-    """Steps back beyond which no head looks; None = spans are not learned."""
-    if self.heads.span is None:
-      return None
-    return self.heads.span.effective(params['layers']['span'])
-
-  @nn.nowrap
-  def trimmed(self, params: Params) -> 'Decoder':
-    """The same function with no more memory than these parameters look at."""
-    span, memory = self.effective_span(params), self.memory
-    if span is None or span + 1 >= memory.length:
-      return self
-    memory = dataclasses.replace(memory, length=span + 1)
-    return dataclasses.replace(self, memory=memory)
 
   @nn.nowrap
   def for_inference(self) -> 'Decoder':
@@ -311,26 +286,6 @@ class Decoder(nn.Module):
     return jax.tree.map(
       lambda leaf: jnp.broadcast_to(leaf[None], (depth, *leaf.shape)), one
     )
-
-
-class Placed(nn.Module):
-  """What a position scheme adds to tokens."""
-
-  position: Position
-
-  @nn.compact
-  def __call__(self, x, at: Coords):
-    return self.position.embed(declare(self), x, at)
-
-
-class Once(nn.Module):
-  """What a position scheme shares between layers."""
-
-  position: Position
-
-  @nn.compact
-  def __call__(self, sizes: Sizes, drop):
-    return self.position.once(declare(self), sizes, drop)
 
 
 def _given(params):

@@ -101,8 +101,8 @@ class Compute:
   `dtype`: of activations; parameters, softmax and losses stay float32.
   `remat_layers`, `remat_segments`: recompute instead of storing, per layer
   and per segment. `unroll`: layers per step of the scan over layers; more
-  is faster and compiles longer. `kernel` of attention: Dense is the faster one
-  while [queries, keys] fits, Chunked takes memory in proportion to the length.
+  is faster and compiles longer. `kernel` of attention: Auto
+  chooses one for each attention and logs why; the others are that one always.
   """
 
   dtype: str = 'float32'

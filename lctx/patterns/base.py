@@ -51,6 +51,11 @@ class Pattern:
     """Whether `allowed` looks something up; else it is arithmetic alone."""
     return False
 
+  @property
+  def by_role(self) -> bool:
+    """Whether it asks for the roles of tokens, which data must give."""
+    return False
+
   def check_heads(self, num_heads: int) -> None:
     """Raises ValueError where it cannot serve that many heads."""
 
@@ -69,6 +74,10 @@ class _Pair(Pattern):
   @property
   def looks_up(self):
     return self.first.looks_up or self.second.looks_up
+
+  @property
+  def by_role(self):
+    return self.first.by_role or self.second.by_role
 
   def check_heads(self, num_heads):
     self.first.check_heads(num_heads)

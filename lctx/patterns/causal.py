@@ -42,7 +42,8 @@ class Staircase(Pattern):
 class Sinks(Pattern):
   """The first `count` tokens of each document, once they are behind.
 
-  Attention sinks (Xiao et al. 2023): `Window(before) | Sinks(4)`.
+  Attention sinks (Xiao et al. 2023): `Window(before) | Sinks(4)`. A key that
+  memory has let go is seen no more.
   """
 
   count: int

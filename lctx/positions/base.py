@@ -123,10 +123,17 @@ class Position:
   own `param(name, shape, axes)`.
   """
 
+  meets_queries: ClassVar[bool] = False  # each query times relative keys,
+  projects: ClassVar[bool] = False  # which layers project from distances
+
   @property
   def limit(self) -> int | None:
     """Tokens of a document that have a position; None = all of them."""
     return None
+
+  def declared(self, length: int) -> 'Position':
+    """The same for a call that reads and writes `length` tokens in all."""
+    return self
 
   def check(self, sizes: Sizes) -> None:
     """Raises ValueError where it cannot serve a model of these sizes."""

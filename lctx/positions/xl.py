@@ -19,6 +19,8 @@ class RelativeXL(Position):
   published PyTorch models share one pair. Keys ahead have negative distances.
   """
 
+  meets_queries = projects = True
+
   clamp: int | None = None
   per_layer: bool = False
 
@@ -58,6 +60,8 @@ class LearnedRelative(Position):
   `clamp` keeps the rows of distances 0 to clamp - 1, as published. `ahead`
   more rows are for keys ahead of the query; as published there are none.
   """
+
+  meets_queries = True
 
   length: int
   clamp: int | None = None

@@ -14,7 +14,6 @@ import numpy as np
 from lctx.models.decoder import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.patterns.base import Reach
-from lctx.positions.xl import LearnedRelative, RelativeXL
 
 # Dense bfloat16 operations per second of one jax device, as published by the
 # maker. The first entry whose words all occur in `device_kind` counts.
@@ -77,20 +76,22 @@ def count(model: Decoder, segment: int, rows: int = 1) -> Flops:
   pattern = model.pattern & model.memory.pattern
   seen = keys_seen(segment, memory, pattern.reach)
   scores = 2 * sizes.num_heads * sizes.head_width * seen
+  averages = model.heads.average(sizes) is not None  # of queries, one product
+  remembered = 2 * keys + (queries if averages else 0)
   relative = 0.0
-  if isinstance(model.position, RelativeXL | LearnedRelative):
+  if model.position.meets_queries:
     relative += scores
-  if isinstance(model.position, RelativeXL):
+  if model.position.projects:
     relative += queries * (segment + memory) / (segment * rows)
   ffn = 2 * width * stack.ffn_width_of(width)
   return Flops(
     projections=depth * 2 * (queries + keys),
-    attention=depth * 2 * scores,
+    attention=depth * (3 if averages else 2) * scores,
     relative=depth * relative,
     ffn=depth * stack.ffn.matrices * ffn,
     gates=depth * 2 * stack.gate.matrices * 2 * width * width,
     vocabulary=_vocabulary(model.embed),
-    reprojection=depth * 2 * keys * memory / segment,
+    reprojection=depth * remembered * memory / segment,
   )
 
 

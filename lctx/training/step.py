@@ -9,6 +9,7 @@ import optax
 
 from lctx.models.decoder import Decoder
 from lctx.models.segments import scan_segments, split
+from lctx.models.spans import clamped
 from lctx.optimizer import ema
 from lctx.training.state import State
 from lctx.types import Array, Batch, segment_coords
@@ -85,7 +86,7 @@ def make_step(
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(nats) & jnp.isfinite(norm)
     updates, moments = transform.update(grads, state.moments, state.params)
-    params = model.clamped(optax.apply_updates(state.params, updates))
+    params = clamped(model, optax.apply_updates(state.params, updates))
     average = state.average
     if average is not None:
       average = ema(average, params, settings.ema, state.updates)

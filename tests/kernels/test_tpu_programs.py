@@ -10,7 +10,7 @@ from jax.experimental import topologies
 
 from lctx import presets
 from lctx.kernels.choose import Auto
-from lctx.models.heads import AdaptiveSpan, Heads
+from lctx.models.heads import AdaptiveQueries, AdaptiveSpan, Heads
 from lctx.models.parts import Compute
 from lctx.patterns import Causal, Chunks, Dilated, GlobalTokens, Sinks, Window
 from lctx.positions import Alibi, Rope, T5Bias
@@ -38,6 +38,7 @@ MODELS = {
     'heads': Heads(span=AdaptiveSpan(longest=256)),
     'pattern': Causal() & (Window(64) | GlobalTokens(8)),
   },
+  'queries averaged': {'heads': Heads(adaptive=AdaptiveQueries())},
   'chunks': {'position': Rope(), 'pattern': Causal() & Chunks(128)},
 }
 

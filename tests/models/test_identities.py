@@ -14,9 +14,11 @@ from lctx.kernels.dense import Dense
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.fused import Fused
 from lctx.kernels.source import Source
+from lctx.loaded import Loaded
 from lctx.models.heads import AdaptiveSpan, Heads
 from lctx.models.parts import Compute
 from lctx.models.segments import scan_segments, split
+from lctx.models.spans import clamped, effective_span, trimmed
 from lctx.patterns import (
   Causal,
   Dilated,
@@ -25,7 +27,7 @@ from lctx.patterns import (
   Sinks,
   Window,
 )
-from lctx.positions import Learned, NoPosition, Rope
+from lctx.positions import DynamicNtk, Learned, NoPosition, Rope
 from lctx.types import segment_coords
 
 LENGTH = 12
@@ -98,27 +100,27 @@ def test_a_trained_span_gives_the_same_with_a_trimmed_memory(close):
     params = tiny.large_params(whole)
     layers = params['layers'] | {'span': jnp.array([[0.2, 0.0], [0.1, 0.31]])}
     params = params | {'layers': layers}
-    assert whole.effective_span(params) == 6  # of 0.31 * 10 + 2
-    trimmed = whole.trimmed(params)
-    assert trimmed.memory.length == 7
+    assert effective_span(whole, params) == 6  # of 0.31 * 10 + 2
+    less = trimmed(whole, params)
+    assert less.memory.length == 7
     want = read(whole, (3, 3, 3, 3), params)
-    close(read(trimmed, (3, 3, 3, 3), params), want, 1e-6)
+    close(read(less, (3, 3, 3, 3), params), want, 1e-6)
     shorter = dataclasses.replace(
-      memory, length=whole.effective_span(params) - 2
+      memory, length=effective_span(whole, params) - 2
     )
     shorter = dataclasses.replace(whole, memory=shorter)
     assert np.abs(read(shorter, (3, 3, 3, 3), params) - want).max() > 1e-3
   plain = model()
-  assert plain.trimmed(tiny.large_params(plain)) is plain
+  assert trimmed(plain, tiny.large_params(plain)) is plain
 
 
 def test_spans_stay_within_their_limits():
   whole = model(heads=Heads(span=AdaptiveSpan(longest=10, ramp=2)))
   params = tiny.large_params(whole)
   layers = params['layers'] | {'span': jnp.array([[-0.2, 0.4], [1.1, 1.0]])}
-  got = whole.clamped(params | {'layers': layers})['layers']['span']
+  got = clamped(whole, params | {'layers': layers})['layers']['span']
   np.testing.assert_array_equal(got, [[0, np.float32(0.4)], [1, 1]])
-  assert model().clamped(params) is params
+  assert clamped(model(), params) is params
 
 
 @pytest.mark.parametrize('position', [None, Rope()], ids=['xl', 'rope'])
@@ -171,3 +173,23 @@ def test_a_document_longer_than_its_positions_is_refused():
   alone = dataclasses.replace(whole.memory, length=0)
   dataclasses.replace(whole, memory=alone).check_length(99, 'It')
   model().check_length(None, 'It')
+
+
+def test_a_loaded_model_is_fitted_to_a_declared_length_and_to_its_spans():
+  stretch = DynamicNtk(2.0, trained=8, length=8)
+  heads = Heads(span=AdaptiveSpan(longest=10, ramp=2))
+  whole = model(position=Rope(stretch=stretch), heads=heads)
+  params = tiny.large_params(whole)
+  params = params | {'layers': params['layers'] | {'span': jnp.zeros((2, 2))}}
+  loaded = Loaded(whole, params, None, None, 0)
+  assert loaded.declared(24).model.position.stretch.length == 24
+  assert loaded.trimmed().model.memory.length == 3  # the ramp, and one
+  assert loaded.declared(24).model.memory == whole.memory
+
+
+def test_a_kernel_that_does_not_run_here_is_named():
+  with pytest.raises(ValueError, match=r'kernel = fused runs on TPUs.* a cpu'):
+    Fused().check_platform('cpu')
+  for kernel in (Fused(8, 8, interpret=True), Chunked(), Dense(), Banded()):
+    kernel.check_platform('cpu')
+  Fused().check_platform('tpu')

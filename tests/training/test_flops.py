@@ -13,7 +13,7 @@ from lctx.layers.ffn import Geglu, Relu, Swiglu
 from lctx.layers.gates import GRUGate, InputGate, Residual, SigmoidTanhGate
 from lctx.memory.xl import XLCache
 from lctx.models.decoder import Decoder
-from lctx.models.heads import Heads
+from lctx.models.heads import AdaptiveQueries, Heads
 from lctx.models.parts import Stack
 from lctx.models.vocabulary import Embedding
 from lctx.optimizer.axes import is_matrix
@@ -30,6 +30,15 @@ def small(**fields):
   return tiny.transformer_xl(
     **sizes, head_width=3, ffn_width=10, vocab=7, **fields
   )
+
+
+def test_averaged_queries_are_one_product_more():
+  plain = small()
+  averaged = dataclasses.replace(plain, heads=Heads(adaptive=AdaptiveQueries()))
+  some, more = (count(model, segment=3) for model in (plain, averaged))
+  assert more.attention == 1.5 * some.attention
+  assert more.reprojection == 1.5 * some.reprojection
+  assert more.projections == some.projections
 
 
 def test_a_small_model_counted_by_hand():

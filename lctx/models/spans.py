@@ -1,0 +1,33 @@
+"""What learned spans mean for a whole model (Sukhbaatar et al. 2019)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from lctx.models.decoder import Decoder
+from lctx.types import Params
+
+
+def clamped(model: Decoder, params: Params) -> Params:
+  """Parameters with every span back within its limits, after an update."""
+  if model.heads.span is None:
+    return params
+  layers = params['layers']
+  layers = {**layers, 'span': jnp.clip(layers['span'], 0, 1)}
+  return {**params, 'layers': layers}
+
+
+def effective_span(model: Decoder, params: Params) -> int | None:
+  """Steps back beyond which no head looks; None = spans are not learned."""
+  if model.heads.span is None:
+    return None
+  return model.heads.span.effective(params['layers']['span'])
+
+
+def trimmed(model: Decoder, params: Params) -> Decoder:
+  """The same function with no more memory than these parameters look at."""
+  span, memory = effective_span(model, params), model.memory
+  if span is None or span + 1 >= memory.length:
+    return model
+  memory = dataclasses.replace(memory, length=span + 1)
+  return dataclasses.replace(model, memory=memory)
