@@ -26,6 +26,13 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if 'grid' not in item.keywords]
 
 
+@pytest.fixture(scope='module', autouse=True)
+def programs_go_with_their_module():
+  """Each program maps memory, and Linux grants a process 65,530 mappings."""
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture
 def close():
   """Asserts equality within a tolerance relative to the largest entry."""
