@@ -40,7 +40,8 @@ class Auto(Kernel):
   def __call__(self, sources, dropout):
     platform = self.platform or jax.default_backend()
     kernel, reason = choose(sources, platform)
-    _log_once(f'attention kernel {kernel}: {reason}')
+    if sources[0].q.shape[1] > 1:  # of a single token there is little to say
+      _log_once(f'attention kernel {kernel}: {reason}')
     return kernel(sources, dropout)
 
 
