@@ -98,9 +98,8 @@ def scores_of(model, sizes, params):
 
 
 @functools.partial(tiny.quick_jit, static_argnums=(0, 1))
-def attention(cell, kernel, params, arrays):
+def attention(parts, kernel, params, arrays):
   """What comes out for all queries, the gradients, and for some queries."""
-  *parts, _ = cell
   model = model_of(*parts, kernel)
   sizes = dataclasses.replace(
     model.sizes(grid.LENGTH), distances=grid.LENGTH, ahead=model_ahead(model)
@@ -141,7 +140,8 @@ def model_ahead(model):
 
 
 def attend(cell, close):
-  model = model_of(*cell[:3], Dense())
+  *parts, kernel = cell
+  model = model_of(*parts, Dense())
   sizes = model.sizes(grid.LENGTH)
   sizes = dataclasses.replace(sizes, distances=grid.LENGTH)
   params, random = {}, np.random.default_rng(1)
@@ -151,9 +151,9 @@ def attend(cell, close):
     for heads in (grid.HEADS, sizes.key_heads, sizes.key_heads)
   ]
   arrays = [np.float32(x) for x in arrays]
-  kernel = grid.KERNELS[cell[3]]
-  y, grads, last, one = attention(cell, kernel, params, arrays)
-  want, wanted, *_ = attention(cell, Dense(), params, arrays)
+  kernel = grid.KERNELS[kernel]
+  y, grads, last, one = attention(tuple(parts), kernel, params, arrays)
+  want, wanted, *_ = attention(tuple(parts), Dense(), params, arrays)
   close(y, want)
   jax.tree.map(close, grads, wanted)
   close(last, want[:, 8:])
