@@ -67,7 +67,7 @@ def segment_coords(document_BT: Array, start: int = 0) -> Coords:
   return Coords(
     index=index,
     position=index,
-    offset=_run_lengths(document_BT),
+    offset=run_lengths(document_BT),
     document=document_BT,
     segment=zeros + start,
     role=zeros,
@@ -120,13 +120,13 @@ def offsets(document_BT: Array, document_B: Array, offset_B: Array) -> Array:
 
   The token before the first was of `document_B`, at `offset_B` in it.
   """
-  runs_BT = _run_lengths(document_BT)
+  runs_BT = run_lengths(document_BT)
   steps = jnp.arange(document_BT.shape[1], dtype=jnp.int32)[None]
   goes_on = (runs_BT == steps) & (document_BT == document_B[:, None])
   return runs_BT + jnp.where(goes_on, offset_B[:, None] + 1, 0)
 
 
-def _run_lengths(document_BT: Array) -> Array:
+def run_lengths(document_BT: Array) -> Array:
   """Tokens of its own document before each token, as far as they are here."""
   steps = jnp.arange(document_BT.shape[1], dtype=jnp.int32)[None]
   before = jnp.roll(document_BT, 1, axis=1)

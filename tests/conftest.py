@@ -4,16 +4,19 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-# Programs are small and run a few times: what counts is to compile them fast.
-FLAGS = [
-  '--xla_force_host_platform_device_count=8',
-  '--xla_backend_optimization_level=0',
-  '--xla_cpu_parallel_codegen_split_count=1',
-]
-if importlib.metadata.version('jaxlib').startswith('0.10.'):
-  FLAGS.append('--xla_cpu_use_fusion_emitters=false')  # newer ones have no such
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *FLAGS])
+os.environ['XLA_FLAGS'] = ' '.join(
+  [
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_force_host_platform_device_count=8',
+    # Programs are small and run a few times: what counts is to compile fast.
+    '--xla_backend_optimization_level=0',
+    '--xla_cpu_parallel_codegen_split_count=1',
+    '--xla_cpu_use_fusion_emitters=false'  # newer versions have no such flag
+    if importlib.metadata.version('jaxlib').startswith('0.10.')
+    else '',
+  ]
+)
 
 import jax
 import numpy as np

@@ -17,10 +17,13 @@ class Kernel:
   kernels give the same, dropout included; `Dense` is the definition.
   """
 
-  def check(self, pattern: Pattern, kinds: tuple[type[Score], ...]) -> None:
+  def check(
+    self, patterns: tuple[Pattern, ...], kinds: tuple[type[Score], ...]
+  ) -> None:
     """Raises ValueError for what it cannot serve, naming what can.
 
-    `kinds` of scores come after that of the position, in this order.
+    `patterns` are those of a layer's sources. `kinds` of scores come after
+    that of the position, in this order.
     """
 
   def check_platform(self, platform: str) -> None:

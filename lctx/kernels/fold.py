@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from lctx.kernels.source import Source
 from lctx.patterns.base import visible
+from lctx.positions.base import Score
 from lctx.types import EMPTY, Coords
 
 
@@ -13,15 +14,20 @@ def folded(
 ) -> tuple[Source, ...]:
   """The sources with scores that know their sums over all visible keys.
 
-  By blocks of `columns` keys; None = all at once. The sources of a layer have
-  the same scores in the same order.
+  By blocks of `columns` keys; None = all at once. Scores that have such sums
+  are the same, and at the same place, in all sources of a layer.
   """
-  scores = list(sources[0].scores)
-  for i, score in enumerate(scores):
+  for i, score in enumerate(sources[0].scores):
     if score.folds:
       parts = [_sums(source, i, columns) for source in sources]
-      scores[i] = score.folded(jax.tree.map(lambda *x: sum(x), *parts))
-  return tuple(source.replace(scores=tuple(scores)) for source in sources)
+      known = score.folded(jax.tree.map(lambda *x: sum(x), *parts))
+      sources = tuple(_with_score(source, i, known) for source in sources)
+  return sources
+
+
+def _with_score(source: Source, i: int, score: Score) -> Source:
+  before, after = source.scores[:i], source.scores[i + 1 :]
+  return source.replace(scores=(*before, score, *after))
 
 
 def _sums(source: Source, i: int, columns: int | None):

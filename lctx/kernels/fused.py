@@ -47,9 +47,8 @@ class Fused(Kernel):
           f'must be a multiple of {multiple}, such as 256.'
         )
 
-  def check(self, pattern, kinds):
-    hindrance = _hindrance(pattern, kinds)
-    if hindrance:
+  def check(self, patterns, kinds):
+    if hindrance := _several(patterns) or _hindrance(patterns[0], kinds):
       raise ValueError(f'model.compute.kernel = fused {hindrance}. {_INSTEAD}')
 
   def check_platform(self, platform):
@@ -88,8 +87,8 @@ class Fused(Kernel):
 
 def unfusable(sources: tuple[Source, ...]) -> str | None:
   """Why these do not fit into one fused kernel; None = they do."""
-  if len(sources) != 1:
-    return f'reads one set of keys, but memory gives {len(sources)}'
+  if hindrance := _several(sources):
+    return hindrance
   (source,) = sources
   q_at, k_at = source.q_at, source.k_at
   if None in (q_at.start, k_at.start) or (q_at.step, k_at.step) != (1, 1):
@@ -102,6 +101,12 @@ def unfusable(sources: tuple[Source, ...]) -> str | None:
   except ValueError as error:
     return f'adds and caps only, but {error}'
   return None
+
+
+def _several(sources: tuple) -> str | None:
+  if len(sources) == 1:
+    return None
+  return f'reads one set of keys, but model.memory gives {len(sources)}'
 
 
 def _hindrance(pattern: Pattern, kinds: tuple[type[Score], ...]) -> str | None:

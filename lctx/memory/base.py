@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,19 @@ from lctx.kernels.source import Source
 from lctx.patterns.base import Everything, Pattern
 from lctx.positions.base import Sizes
 from lctx.types import Array, Carry, Coords
+
+
+class Layer(NamedTuple):
+  """What a memory may use of the layer that asks it.
+
+  The layer's keys and values, as they are carried, are project(norm(x)).
+  """
+
+  x: Array  # [B, S, D] behind the keys of its own segment
+  norm: Callable[[Array], Array]  # before the projections, or no change
+  project: Callable[[Array], tuple[Array, Array]]
+  shared: Any  # what `once` gave
+  sizes: Sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +47,27 @@ class Memory:
     """An empty memory."""
     return ()
 
+  def patterns(self, pattern: Pattern) -> tuple[Pattern, ...]:
+    """Of each of `sources`, in a model of this pattern."""
+    return (pattern & self.pattern,)
+
+  def summaries(self, segment: int) -> int:
+    """Keys that are made of a segment of that length, beside its own."""
+    return 0
+
+  def check(self, sizes: Sizes, pattern: Pattern, heads: Any) -> None:
+    """Raises ValueError where it cannot serve such a model."""
+
+  def once(self, param: Callable, sizes: Sizes) -> Any:
+    """What every layer shares; owned by the stack."""
+    return None
+
   def sources(
-    self, carry: Carry, near: Source, project: Callable
+    self, param: Callable, carry: Carry, near: Source, layer: Layer
   ) -> tuple[Source, ...]:
     """All that queries look at; `near` is their own segment.
 
-    `project(x) -> (k, v)` is the layer's own projection.
+    `param` makes the memory's own parameters in this layer.
     """
     return (near,)
 

@@ -66,10 +66,10 @@ class XLCache(Memory):
     )
     return Cache(states, segment_coords(empty, start=-self.length))
 
-  def sources(self, carry, near, project):
+  def sources(self, param, carry, near, layer):
     if self.length == 0:
       return (near,)
-    k_BMNH, v_BMNH = self._keys_and_values(carry, project)
+    k_BMNH, v_BMNH = self._keys_and_values(carry, layer)
     return (near.after(k_BMNH, v_BMNH, carry.at),)
 
   def last(self, carry):
@@ -107,8 +107,8 @@ class XLCache(Memory):
   def _states(self, x, k, v):
     return x
 
-  def _keys_and_values(self, carry, project):
-    return project(carry.states)
+  def _keys_and_values(self, carry, layer):
+    return layer.project(layer.norm(carry.states))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,5 +126,5 @@ class ProjectedXLCache(XLCache):
   def _states(self, x, k, v):
     return k, v
 
-  def _keys_and_values(self, carry, project):
+  def _keys_and_values(self, carry, layer):
     return carry.states

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from lctx.kernels.base import Kernel
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.layers.parameters import Owner, declare
-from lctx.memory.base import Memory
+from lctx.memory.base import Layer, Memory
 from lctx.models.heads import Heads
 from lctx.patterns.base import Pattern
 from lctx.positions.base import Score, Sizes
@@ -110,38 +111,43 @@ class Attention(nn.Module):
     carry: LayerCarry,
     scores: tuple[Score, ...],
     norm: Callable,
+    shared: Any,
   ):
     """y, the carry after this segment, and memory's auxiliary loss.
 
-    `norm` comes before the projections (pre-norm), or changes nothing.
+    `norm` comes before the projections (pre-norm), or changes nothing;
+    `shared` is what the stack's layers share of memory.
     """
     param, sizes = declare(self), self.sizes
     average = self.heads.average(sizes)
-    to_q, to_kv = self._projections(param, norm, average is not None)
-    k, v = to_kv(x)
-    q_BTNH = to_q(norm(x))
-    pattern = self.pattern & self.memory.pattern
-    if carry.open is None:
+    to_q, to_kv = self._projections(param, average is not None)
+    normed = norm(x)
+    k, v = to_kv(normed)
+    q_BTNH = to_q(normed)
+    pattern, opened = self.pattern & self.memory.pattern, carry.open
+    if opened is None:
       near = Source(q_BTNH, k, v, at, at, scores, pattern)
+      layer = Layer(x, norm, to_kv, shared, sizes)
     else:
-      opened = carry.open.add(x, k, v, at)
-      k, v, k_at = opened.k, opened.v, opened.at
-      near = Source(q_BTNH, k, v, at, k_at, scores, pattern)
-    sources = self.memory.sources(carry.memory, near, to_kv)
+      opened = opened.add(x, k, v, at)
+      near = Source(q_BTNH, opened.k, opened.v, at, opened.at, scores, pattern)
+      layer = Layer(opened.x, norm, to_kv, shared, sizes)
+    look = Owner(self.memory.sources, name='memory')
+    sources = look(carry.memory, near, layer)
     if average is not None:
       sources = averaged(sources, average, sizes.head_width, self.kernel)
     y_BTNH = self.kernel(sources, self._dropout())
     shape = (sizes.num_heads, sizes.head_width, sizes.width)
     out_NHD = param('out', shape, ('heads', 'head_width', 'width'))
     y = jnp.einsum('btnh,nhd->btd', y_BTNH, out_NHD.astype(x.dtype))
-    if carry.open is not None:
+    if opened is not None:
       nothing = jnp.zeros((), jnp.float32)
       return y, carry.replace(open=opened), nothing
     memory, penalty = self.memory.write(carry.memory, x, k, v, at)
     return y, LayerCarry(memory), penalty
 
-  def _projections(self, param, norm, queries_too: bool):
-    """Of x to queries; and of x to keys, as they are carried, and values."""
+  def _projections(self, param, queries_too: bool):
+    """Of normed x to queries; and to keys, as they are carried, and values."""
     sizes, axes = self.sizes, ('width', 'heads', 'head_width')
 
     def projection(name, heads):
@@ -163,7 +169,6 @@ class Attention(nn.Module):
       return of_q(to_q(x)) * jnp.asarray(sizes.head_width**-0.5, x.dtype)
 
     def to_kv(x):
-      x = norm(x)
       k_BSKH = of_k(to_k(x))
       if queries_too:
         q_BSKG = scaled(x).reshape(*k_BSKH.shape[:3], -1)

@@ -1,7 +1,7 @@
 """One layer: attention and feed-forward on a residual stream."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 
@@ -15,6 +15,13 @@ from lctx.models.parts import Dropout, Stack
 from lctx.patterns.base import Pattern
 from lctx.positions.base import Position, Score, Sizes
 from lctx.types import Coords
+
+
+class Shared(NamedTuple):
+  """What the layers of a stack share, as the parts' `once` gave it."""
+
+  position: Any
+  memory: Any
 
 
 class Block(nn.Module):
@@ -37,13 +44,13 @@ class Block(nn.Module):
     x,
     carry: LayerCarry,
     scores: tuple[Score, ...] | None,
-    shared: Any,
+    shared: Shared,
     at: Coords,
     sizes: Sizes,
   ):
     """x, then the new carry and the auxiliary loss, as a scan has it."""
     if scores is None:
-      scores = layer_scores(declare(self), shared, self, sizes)
+      scores = layer_scores(declare(self), shared.position, self, sizes)
     stack, hidden = self.stack, self.dropout.hidden
     norm_0, norm_1 = (Owner(stack.norm, name=f'norm_{i}') for i in range(2))
     gate_0, gate_1 = (Owner(stack.gate, name=f'gate_{i}') for i in range(2))
@@ -59,7 +66,7 @@ class Block(nn.Module):
     feed = Feed(stack.ffn, stack.ffn_width_of(x.shape[-1]), hidden, name='ffn')
     drop = nn.Dropout(hidden, deterministic=not self.has_rng('dropout'))
     before = norm_0 if stack.pre_norm else _same
-    y, carry, penalty = attend(x, at, carry, scores, before)
+    y, carry, penalty = attend(x, at, carry, scores, before, shared.memory)
     penalty += self.heads.penalty(scores)
     if stack.pre_norm:
       x = gate_0(x, drop(y))

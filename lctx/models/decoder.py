@@ -15,7 +15,7 @@ from lctx.fields import check
 from lctx.layers.parameters import Owner
 from lctx.memory.base import Memory
 from lctx.models.attention import LayerCarry, open_segment
-from lctx.models.block import Block, layer_scores
+from lctx.models.block import Block, Shared, layer_scores
 from lctx.models.heads import Heads
 from lctx.models.parts import Compute, Dropout, Stack
 from lctx.models.vocabulary import Embedding, Vocabulary
@@ -52,14 +52,16 @@ class Decoder(nn.Module):
     self.heads.check(sizes)
     self.position.check(sizes)
     self.pattern.check_heads(sizes.num_heads)
-    pattern = self.pattern & self.memory.pattern
-    self.compute.kernel.check(pattern, self.heads.kinds)
+    self.memory.check(sizes, self.pattern, self.heads)
+    patterns = self.memory.patterns(self.pattern)
+    self.compute.kernel.check(patterns, self.heads.kinds)
     super().__post_init__()
 
   def setup(self):
     self.vocabulary = Vocabulary(self.embed, self.compute.jax_dtype)
     self.placed = Owner(self.position.embed)
     self.once = Owner(self.position.once)
+    self.memory_once = Owner(self.memory.once)
     self.drop = nn.Dropout(self.dropout.hidden)
     block = Block
     if self.compute.remat_layers:
@@ -93,7 +95,8 @@ class Decoder(nn.Module):
     """
     length = carry.open.at.length if carry.open is not None else at.length
     sizes = self.sizes(length)
-    shared = self.once(sizes, self._drop) if scores is None else None
+    position = self.once(sizes, self._drop) if scores is None else None
+    shared = Shared(position, self.memory_once(sizes))
     at = self._counted(at, carry)
     x = self._drop(self.placed(self.vocabulary(tokens_BT), at))
     x, (carry, penalties) = self.layers(x, carry, scores, shared, at, sizes)

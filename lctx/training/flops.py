@@ -75,17 +75,19 @@ def count(model: Decoder, segment: int, rows: int = 1) -> Flops:
   keys = 2 * width * sizes.key_heads * sizes.head_width
   pattern = model.pattern & model.memory.pattern
   seen = keys_seen(segment, memory, pattern.reach)
-  scores = 2 * sizes.num_heads * sizes.head_width * seen
+  per_key = 2 * sizes.num_heads * sizes.head_width
+  made = model.memory.summaries(segment)
+  scores = per_key * (seen + made)
   averages = model.heads.average(sizes) is not None  # of queries, one product
   remembered = 2 * keys + (queries if averages else 0)
   relative = 0.0
   if model.position.meets_queries:
-    relative += scores
+    relative += per_key * seen
   if model.position.projects:
     relative += queries * (segment + memory) / (segment * rows)
   ffn = 2 * width * stack.ffn_width_of(width)
   return Flops(
-    projections=depth * 2 * (queries + keys),
+    projections=depth * 2 * (queries + keys * (1 + made / segment)),
     attention=depth * (3 if averages else 2) * scores,
     relative=depth * relative,
     ffn=depth * stack.ffn.matrices * ffn,

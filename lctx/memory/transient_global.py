@@ -1,0 +1,174 @@
+"""Transient global tokens: each block of a segment, summed up, is a key too.
+
+Guo et al. 2022 (LongT5), section 3.1.2. They are made anew for each segment
+and nothing of them is carried.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lctx.layers.norm import RMSNorm
+from lctx.memory.base import Memory
+from lctx.patterns.base import Everything
+from lctx.patterns.causal import Causal
+from lctx.positions.base import Position, Sizes
+from lctx.positions.t5 import T5Bias
+from lctx.types import EMPTY, Array, Coords, run_lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class TransientGlobal(Memory):
+  """One key and value for every `block` tokens of a document.
+
+  A block is the sum of its tokens' states as they meet the projections, normed
+  and projected like them. Tokens left over at a document's end join its last
+  block; a document shorter than a block has none. Every query sees all blocks
+  of its document, whatever the pattern says of tokens; `position` counts in
+  blocks.
+
+  `causal`: a query sees blocks that end before it or with it, and distances
+  count from the last of them; nothing joins a block that has ended.
+  """
+
+  block: int = 16
+  causal: bool = False
+  position: Position = dataclasses.field(
+    default_factory=lambda: T5Bias(both_ways=True)
+  )
+
+  def __post_init__(self):
+    if self.block < 1:
+      raise ValueError(
+        f'model.memory.block = {self.block} counts tokens that are summed up '
+        'in one key and must be at least 1. Published: 16.'
+      )
+    if self.position.limit is not None:
+      raise ValueError(
+        'model.memory.position counts blocks, to which absolute schemes add '
+        'nothing. Use a relative one, such as t5bias.'
+      )
+
+  def check(self, sizes, pattern, heads):
+    if heads.adaptive is not None:
+      raise ValueError(
+        'model.heads.adaptive compares the positions of tokens, but '
+        'model.memory = transientglobal adds keys that stand for many and have '
+        'none. Use one of the two.'
+      )
+    if pattern.reach.after == 0 and not self.causal:
+      raise ValueError(
+        f'model.pattern = {pattern} never looks ahead, but model.memory = '
+        'transientglobal lets every query see blocks that do. Set '
+        'model.memory.causal=true, or use a pattern that sees both ways.'
+      )
+    self.position.check(self._in_blocks(sizes, 2))
+
+  def summaries(self, segment):
+    return segment // self.block
+
+  def once(self, param, sizes):
+    count = max(self.summaries(sizes.distances), 1)
+    return self.position.once(param, self._in_blocks(sizes, count), lambda x: x)
+
+  def sources(self, param, carry, near, layer):
+    count, sizes = self.summaries(near.k_at.length), layer.sizes
+    blocks = blocks_of(near.k_at.document, self.block, count, self.causal)
+    states = layer.norm(layer.x).astype(jnp.float32)
+    normed_BGD = RMSNorm()(param, _sums(states, blocks.of_token, count))
+    k_BGKH, v_BGKH = layer.project(normed_BGD.astype(layer.x.dtype))
+    position = self.position.score(
+      param, layer.shared, self._in_blocks(sizes, max(count, 1))
+    )
+    if not count:
+      return (near,)
+    slots_BT = near.q_at.index - near.k_at.index[:, :1]
+    counted_BT = jnp.take_along_axis(blocks.counted, slots_BT, axis=1)
+    numbers_BG = jnp.zeros_like(blocks.document) + jnp.arange(count)[None]
+    far = near.replace(
+      k=k_BGKH,
+      v=v_BGKH,
+      q_at=_at(counted_BT, near.q_at.document),
+      k_at=_at(numbers_BG, blocks.document),
+      scores=(position, *(score for score in near.scores if score.caps)),
+      pattern=self.patterns(near.pattern)[1],
+    )
+    return near, far
+
+  def patterns(self, pattern):
+    return pattern, Causal() if self.causal else Everything()
+
+  def _in_blocks(self, sizes: Sizes, count: int) -> Sizes:
+    """The sizes of a layer whose steps are blocks."""
+    ahead = 0 if self.causal else count - 1
+    return dataclasses.replace(sizes, distances=count, ahead=ahead)
+
+
+class Blocks(NamedTuple):
+  """The blocks of a segment, numbered along each row; int32.
+
+  Only full blocks count, so a row has one for every `block` tokens at most.
+  """
+
+  of_token: Array  # [B, T]: which one sums up a token; -1 = none
+  counted: Array  # [B, T]: where a token's distances count from; -1 = none
+  document: Array  # [B, G]: EMPTY where a row has fewer
+
+
+def blocks_of(
+  document_BT: Array, block: int, count: int, causal: bool
+) -> Blocks:
+  """The blocks of each document; they begin where it does, or the segment."""
+  length = document_BT.shape[1]
+  step_1T = jnp.arange(length, dtype=jnp.int32)[None]
+  within_BT = run_lengths(document_BT) % block
+  held_BT = document_BT >= 0
+  ends_BT = (within_BT == block - 1) & held_BT
+  ended_BT = jnp.cumsum(ends_BT, axis=1, dtype=jnp.int32)
+  document_BG = _by_number(jax.ops.segment_max)(
+    jnp.where(ends_BT, document_BT, EMPTY), ended_BT - ends_BT, count
+  )
+  document_BG = jnp.maximum(document_BG, EMPTY)
+  last_BT = step_1T + block - 1 - within_BT
+  same_BT = document_BT == jnp.take_along_axis(
+    document_BT, jnp.minimum(last_BT, length - 1), axis=1
+  )
+  full_BT = held_BT & same_BT & (last_BT < length)
+  number_BT = ended_BT - ends_BT  # of the next block to end
+  if causal:
+    return Blocks(jnp.where(full_BT, number_BT, -1), ended_BT - 1, document_BG)
+  has_one_BT = run_lengths(document_BT) >= block
+  left_over_BT = jnp.where(has_one_BT & held_BT, ended_BT - 1, -1)
+  of_token_BT = jnp.where(full_BT, number_BT, left_over_BT)
+  return Blocks(of_token_BT, of_token_BT, document_BG)
+
+
+def _sums(x_BTD: Array, of_token_BT: Array, count: int) -> Array:
+  """[B, G, D]"""
+  return _by_number(jax.ops.segment_sum)(x_BTD, of_token_BT, count)
+
+
+def _by_number(reduce):
+  """`reduce` over the tokens of each number below `count`, row by row."""
+
+  def rows(x_BT, number_BT, count):
+    number_BT = jnp.where(number_BT < 0, count, number_BT)
+    return jax.vmap(lambda x, n: reduce(x, n, num_segments=count))(
+      x_BT, number_BT
+    )
+
+  return rows
+
+
+def _at(number_BL: Array, document_BL: Array) -> Coords:
+  zeros = jnp.zeros_like(number_BL)
+  return Coords(
+    index=number_BL,
+    position=number_BL,
+    offset=zeros,
+    document=document_BL,
+    segment=zeros,
+    role=zeros,
+  )
