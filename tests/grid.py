@@ -10,6 +10,7 @@ from lctx.kernels.banded import Banded
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
 from lctx.kernels.fused import Fused
+from lctx.memory import TransientGlobal
 from lctx.models.heads import (
   AdaptiveQueries,
   AdaptiveScores,
@@ -98,6 +99,16 @@ PATTERNS = {
   'prefix': Causal() | Prefix(5),
   'global tokens': Window(1, 1) | GlobalTokens(2),
   'block-sparse': BlockSparse(6, 2, random=1, heads=HEADS),
+  'window and sums of blocks': Window(3, 3),
+  'causal window and sums of blocks': Window(3),
+}
+BESIDE = {  # what is looked at beside tokens (LongT5)
+  'window and sums of blocks': TransientGlobal(
+    3, position=T5Bias(8, 7, both_ways=True)
+  ),
+  'causal window and sums of blocks': TransientGlobal(
+    3, causal=True, position=T5Bias(8, 7)
+  ),
 }
 SCORES = {
   'plain': Heads(),
@@ -118,10 +129,16 @@ def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:
   """Why a cell cannot be, or None."""
   if position == 't5' and looks_ahead(pattern):
     return 'causal buckets give keys ahead no distance'
-  if kernel == 'banded' and None in PATTERNS[pattern].reach:
+  if pattern in BESIDE and score in ('adaptive scores', 'adaptive queries'):
+    return 'the sum of a block has no position to compare with'
+  if kernel == 'banded' and (
+    pattern in BESIDE or None in PATTERNS[pattern].reach
+  ):
     return 'a band has an end on both sides'
   if kernel == 'fused' and PATTERNS[pattern].looks_up:
     return 'a kernel of TPUs cannot look blocks up in a plan'
+  if kernel == 'fused' and pattern in BESIDE:
+    return 'blocks lie at distances that differ from query to query'
   if kernel == 'fused' and score == 'adaptive scores':
     return 'sums over rows come before the first logit, in a pass of their own'
   return None

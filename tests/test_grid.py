@@ -6,7 +6,8 @@ query whose coordinates promise nothing, as decoding asks it. `read` is a whole
 model of two layers: by segments, with gradients through all of them, it gives
 the losses and gradients of one pass, and token by token the same losses.
 Patterns that look ahead have one segment and no decoding: a token would see
-what is not there yet.
+what is not there yet. Blocks that are summed up end with their segment, so
+they have one segment too.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ import tiny
 from lctx.generation import decode
 from lctx.kernels.dense import Dense
 from lctx.kernels.source import Source
+from lctx.memory import Layer
 from lctx.models.attention import averaged
 from lctx.models.parts import Compute
 from lctx.models.segments import scan_segments, split
@@ -38,6 +40,7 @@ def model_of(position, pattern, score, kernel):
   )
   return dataclasses.replace(
     model,
+    memory=grid.BESIDE.get(pattern, model.memory),
     position=grid.POSITIONS[position],
     pattern=grid.PATTERNS[pattern],
     heads=grid.SCORES[score],
@@ -73,28 +76,47 @@ def read(cell, close):
   whole = model_of(*parts, Dense())
   params = tiny.large_params(model)
   ids = tiny.some_ids(ROWS, grid.LENGTH + 1, vocab=11)
-  ahead = grid.looks_ahead(parts[1])
-  segment = grid.LENGTH if ahead else grid.SEGMENT
+  ahead, whole_only = grid.looks_ahead(parts[1]), parts[1] in grid.BESIDE
+  segment = grid.LENGTH if ahead or whole_only else grid.SEGMENT
   (_, nll), grads = losses(model, segment, params, ids)
   (_, want), wanted = losses(whole, grid.LENGTH, params, ids)
   close(nll, want)
   jax.tree.map(close, grads, wanted)
   assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads)), 'unused'
   if not ahead:
-    alone = decode.score(model, params, np.asarray(ids[0]), grid.SEGMENT)
+    alone = decode.score(model, params, np.asarray(ids[0]), segment)
     close(alone, nll[0], 1e-4)
 
 
-def scores_of(model, sizes, params):
-  """One layer's scores, of parameters drawn where `params` has none yet."""
+def drawn(params, prefix=''):
+  """A `param` that draws what `params` has not yet."""
 
   def param(name, shape, axes, init=None):
     values = np.random.default_rng(len(params)).standard_normal(shape)
-    return params.setdefault(name, np.float32(values))
+    return params.setdefault(prefix + name, np.float32(values))
 
-  shared = model.position.once(param, sizes, lambda x: x)
-  position = model.position.score(param, shared, sizes)
-  return (position, *model.heads.scores(param, sizes))
+  return param
+
+
+def scores_of(model, sizes, params):
+  """One layer's scores."""
+  shared = model.position.once(drawn(params), sizes, lambda x: x)
+  position = model.position.score(drawn(params), shared, sizes)
+  return (position, *model.heads.scores(drawn(params), sizes))
+
+
+def beside(memory, near, sizes, params):
+  """All sources of a layer whose memory carries nothing."""
+  param = drawn(params, 'beside_')
+  x = param('x', (ROWS, grid.LENGTH, sizes.width), ())
+  shape = sizes.width, sizes.key_heads, sizes.head_width
+  to_k, to_v = (param(name, shape, ()) / 4 for name in ('key', 'value'))
+
+  def project(x):
+    return tuple(jnp.einsum('bsd,dnh->bsnh', x, y) for y in (to_k, to_v))
+
+  layer = Layer(x, lambda x: x, project, memory.once(param, sizes), sizes)
+  return memory.sources(param, (), near, layer)
 
 
 @functools.partial(tiny.quick_jit, static_argnums=(0, 1))
@@ -116,10 +138,13 @@ def attention(parts, kernel, params, arrays):
       k = jnp.concatenate([k, q.reshape(*k.shape[:3], -1)], axis=-1)
     scores = scores_of(model, sizes, dict(params))
     some = q[:, first:stop]
-    source = (Source(some, k, v, q_at, k_at, scores, model.pattern),)
+    near = Source(some, k, v, q_at, k_at, scores, model.pattern)
+    sources = (near,)
+    if memory := grid.BESIDE.get(parts[1]):
+      sources = beside(memory, near, sizes, dict(params))
     if average is not None:
-      source = averaged(source, average, sizes.head_width, kernel)
-    return kernel(source, None)
+      sources = averaged(sources, average, sizes.head_width, kernel)
+    return kernel(sources, None)
 
   def weighed(params, arrays):
     y = attend(params, arrays, kernel, 0, grid.LENGTH)
@@ -145,12 +170,17 @@ def attend(cell, close):
   sizes = model.sizes(grid.LENGTH)
   sizes = dataclasses.replace(sizes, distances=grid.LENGTH)
   params, random = {}, np.random.default_rng(1)
-  scores_of(model, dataclasses.replace(sizes, ahead=model_ahead(model)), params)
+  sizes = dataclasses.replace(sizes, ahead=model_ahead(model))
+  scores = scores_of(model, sizes, params)
   arrays = [
     random.standard_normal((ROWS, grid.LENGTH, heads, sizes.head_width))
     for heads in (grid.HEADS, sizes.key_heads, sizes.key_heads)
   ]
   arrays = [np.float32(x) for x in arrays]
+  if memory := grid.BESIDE.get(parts[1]):
+    at = segment_coords(jnp.asarray(DOCUMENT))
+    near = Source(*arrays, at, at, scores, model.pattern)
+    beside(memory, near, sizes, params)
   kernel = grid.KERNELS[kernel]
   y, grads, last, one = attention(tuple(parts), kernel, params, arrays)
   want, wanted, *_ = attention(tuple(parts), Dense(), params, arrays)
