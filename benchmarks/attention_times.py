@@ -121,7 +121,7 @@ def _compiled(
   )
   try:
     step = jax.jit(program(problem, kernel, way))
-    compiled, found = compile_timed(step, shapes)
+    compiled, found = compile_timed(lambda: step.lower(shapes))
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise

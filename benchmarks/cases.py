@@ -89,7 +89,7 @@ def train_step(case: Case) -> tuple[Callable[[], object], dict]:
   abstract = abstract_state(model, transform, case.rows, mesh, averaged)
   batch = random_batch(case)
   step = make_step(model, transform, case.train, case.segment)
-  compiled, about = compile_timed(step, abstract, batch)
+  compiled, about = compile_timed(lambda: step.lower(abstract, batch))
   held = [initial_state(model, transform, 0, abstract)]
 
   def call():
@@ -99,18 +99,21 @@ def train_step(case: Case) -> tuple[Callable[[], object], dict]:
   return call, about
 
 
-def evaluation(case: Case) -> tuple[Callable[[], object], int]:
-  """A reading the way eval.py does it, and how many tokens it reads."""
+def evaluation(case: Case) -> tuple[Callable[[], object], int, dict]:
+  """A reading the way eval.py does it, its tokens, and what compiling took."""
   params = jax.jit(case.model.init_params)(jax.random.key(0))
   scorer = Scorer(case.model, params, case.segment)
   rows = random_rows(case.rows, AT_ONCE * case.segment)
-  return lambda: [nats for _, nats in scorer([rows])], rows.tokens.size
+  _, about = compile_timed(lambda: scorer.lowered(rows))
+  return lambda: [nats for _, nats in scorer([rows])], rows.tokens.size, about
 
 
-def compile_timed(function, *args) -> tuple[Callable, dict]:
-  """The jitted function compiled for `args`: seconds, MiB beside them."""
+def compile_timed(
+  lower: Callable[[], jax.stages.Lowered],
+) -> tuple[Callable, dict]:
+  """What `lower` gives, compiled: seconds of both, MiB beside arguments."""
   began = time.perf_counter()
-  compiled = function.lower(*args).compile()
+  compiled = lower().compile()
   seconds = time.perf_counter() - began
   memory = compiled.memory_analysis()
   mib = memory.temp_size_in_bytes / 2**20 if memory else None

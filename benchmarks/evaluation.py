@@ -20,7 +20,7 @@ from absl import flags
 
 import lctx
 from benchmarks import frontier, timing
-from benchmarks.cases import VOCABULARY, random_rows
+from benchmarks.cases import VOCABULARY, compile_timed, random_rows
 from benchmarks.windows import Windows
 from lctx import command
 from lctx.evaluation.score import Scorer
@@ -114,6 +114,10 @@ def against_windows(length: int, rounds: int) -> dict:
   scorer = Scorer(model, params, segment)
   windows = Windows(model, params, length, batch)
   text = random_rows(batch, length)
+  _, of_memory = compile_timed(lambda: scorer.lowered(rows))
+  _, of_windows = compile_timed(
+    lambda: windows.lowered(text.tokens, text.targets, 1)
+  )
   found = timing.interleaved(
     {
       'memory': lambda: [nats for _, nats in scorer([rows])],
@@ -134,6 +138,8 @@ def against_windows(length: int, rounds: int) -> dict:
     'ratio': window / memory,
     'cpu_ratio': cpu,
     'published_ratio': SLOW_DOWNS.get(length),
+    **{f'memory_{name}': value for name, value in of_memory.items()},
+    **{f'window_{name}': value for name, value in of_windows.items()},
   }
 
 
@@ -141,10 +147,13 @@ def window_table(found: list[dict]) -> str:
   names = (
     *('attention', 'memory_tokens_per_second', 'window_tokens_per_second'),
     *('ratio', 'cpu_ratio', 'published_ratio'),
+    *('memory_compile_seconds', 'memory_temporary_mib'),
+    *('window_compile_seconds', 'window_temporary_mib'),
   )
   columns = (
     *('attention', 'memory tokens/s', 'windows tokens/s', 'ratio'),
-    *('ratio in CPU s', 'published'),
+    *('ratio in CPU s', 'published', 'memory: compile s', 'MiB'),
+    *('windows: compile s', 'MiB'),
   )
   return timing.table(columns, [[r[name] for name in names] for r in found])
 

@@ -97,7 +97,7 @@ def segment_scan(case: Case) -> dict:
     ('segments unrolled', _unrolled),
   ):
     grad = jax.jit(jax.grad(functools.partial(_loss, case, over)))
-    compiled, about = compile_timed(grad, *args)
+    compiled, about = compile_timed(functools.partial(grad.lower, *args))
     variants[name] = functools.partial(compiled, *args), about
   return variants
 

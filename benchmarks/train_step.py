@@ -65,12 +65,13 @@ def main(overrides: command.Overrides) -> None:
 def speeds(case: Case, rounds: int) -> list[dict]:
   """Training and evaluation of a case: a record each."""
   step, about = train_step(case)
-  read, tokens = evaluation(case)
+  read, tokens, read_about = evaluation(case)
   found = timing.interleaved({'train': step, 'evaluate': read}, rounds)
   published = case.published or (None, None)
   return [
     _speed(case, 'train', case.tokens, found['train'], published[0]) | about,
-    _speed(case, 'evaluate', tokens, found['evaluate'], published[1]),
+    _speed(case, 'evaluate', tokens, found['evaluate'], published[1])
+    | read_about,
   ]
 
 

@@ -39,6 +39,11 @@ class Windows:
     """Nats of the last `count` targets of at most `batch` windows."""
     return self._read(self._params, self._scores, tokens_BT, targets_BT, count)
 
+  def lowered(self, tokens_BT, targets_BT, count: int) -> jax.stages.Lowered:
+    """The program of `read`, not compiled yet."""
+    given = self._params, self._scores, tokens_BT, targets_BT
+    return self._read.lower(*given, count)
+
   def nats(self, tokens, targets, stride: int) -> np.ndarray:
     """Nats of all targets of rows [B, n], n at least a window's length."""
     rows, length = tokens.shape

@@ -104,7 +104,32 @@ class Scorer:
       carry, nats = self._piece(carry, rows, measured, poll)
       yield rows, nats
 
+  def lowered(self, rows: Rows) -> jax.stages.Lowered:
+    """The program that reads `rows` with their own memory, not compiled yet."""
+    carry = self.model.initial(rows.tokens.shape[0])
+    part, other_B = next(self._parts(rows))
+    return _read.lower(*self._arguments(carry, part, other_B), ('own',))
+
   def _piece(self, carry, rows, conditions, poll):
+    length = rows.tokens.shape[1]
+    found: dict[str, list] = {name: [] for name in conditions}
+    for part, other_B in self._parts(rows):
+      poll()
+      arguments = self._arguments(carry, part, other_B)
+      carry, nats = _read(*arguments, conditions)
+      for name, value in nats.items():
+        found[name].append(value)
+    nats = {
+      name: np.concatenate(jax.device_get(parts), axis=1)[:, :length]
+      for name, parts in found.items()
+    }
+    return carry, nats
+
+  def _arguments(self, carry, part, other_B):
+    return self.model, self._params, self._scores, carry, part, other_B
+
+  def _parts(self, rows):
+    """Some segments at a time, and whose memory each row borrows."""
     length, step = rows.tokens.shape[1], self.segment * AT_ONCE
     padding = ((0, 0), (0, -length % step))
     arrays = (
@@ -113,26 +138,9 @@ class Scorer:
       np.pad(rows.document, padding, constant_values=EMPTY),
     )
     other = np.arange(len(rows.tokens)) if rows.other is None else rows.other
-    found: dict[str, list] = {name: [] for name in conditions}
     for start in range(0, length, step):
-      poll()
       part = tuple(jnp.asarray(x[:, start : start + step]) for x in arrays)
-      carry, nats = _read(
-        self.model,
-        self._params,
-        self._scores,
-        carry,
-        split(part, self.segment),
-        jnp.asarray(other),
-        conditions,
-      )
-      for name, value in nats.items():
-        found[name].append(value)
-    nats = {
-      name: np.concatenate(jax.device_get(parts), axis=1)[:, :length]
-      for name, parts in found.items()
-    }
-    return carry, nats
+      yield split(part, self.segment), jnp.asarray(other)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
