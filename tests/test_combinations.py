@@ -63,13 +63,6 @@ REFUSED = {
     ['gaps for 3 heads', 'model.stack.num_heads = 2'],
   ),
   'a band without an end': (BAND, ['kernel = banded', 'kernel=chunked']),
-  'fused, looked up': (
-    FUSED
-    | {'model__pattern': 'both', 'model__pattern__first': 'causal'}
-    | {'model__pattern__second': 'blocksparse'}
-    | {'model__pattern__second__blocks': '9'},
-    ['kernel = fused', 'looks blocks up', 'kernel=chunked'],
-  ),
   'fused, sums over rows': (
     FUSED | {'model__heads__adaptive': 'adaptivescores'},
     ['kernel = fused', 'adaptivescores', 'kernel=chunked'],

@@ -45,6 +45,7 @@ class Operands(NamedTuple):
   k_place: Array  # int32 [B, 8, S]
   heads: Array  # int32 [N]: their numbers
   seeds: Array | None  # int32 [B * N * 2]: the two words of each mask's key
+  tables: tuple[Array, ...]  # [N or 1, rows, columns] each
 
 
 class Upstream(NamedTuple):
@@ -90,7 +91,8 @@ def logits(flash, x: Operands, head: Array) -> tuple[Array, Array | None]:
     tangent_TS = jnp.tanh(s_TS / flash.cap)
     s_TS = flash.cap * tangent_TS
   q_at, k_at = places(x)
-  seen = flash.visible(q_at, k_at, x.heads[head])
+  tables = (table[...] for table in x.tables)
+  seen = flash.visible(q_at, k_at, x.heads[head], *tables)
   seen &= (q_at.document == k_at.document) & (k_at.document >= 0)
   return jnp.where(seen, s_TS, MASKED), tangent_TS
 
@@ -236,6 +238,12 @@ def specs(flash, x: Operands, where) -> Operands:
     shape = None, None, columns, array.shape[-1]
     return spec(array, shape, lambda b, n, i, j: (b, shared(n), j, 0))
 
+  def of_head(table):
+    heads, *shape = table.shape
+    return spec(
+      table, (None, *shape), lambda b, n, i, j: (n if heads > 1 else 0, 0, 0)
+    )
+
   scalars = pl.BlockSpec(memory_space=pltpu.SMEM)
   return Operands(
     q=of_queries(x.q),
@@ -247,6 +255,7 @@ def specs(flash, x: Operands, where) -> Operands:
     k_place=spec(x.k_place, (None, 8, columns), lambda b, n, i, j: (b, 0, j)),
     heads=scalars,
     seeds=None if x.seeds is None else scalars,
+    tables=tuple(of_head(table) for table in x.tables),
   )
 
 

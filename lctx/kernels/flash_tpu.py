@@ -52,19 +52,21 @@ class Inputs(NamedTuple):
   c: Array | None = None  # [P, N]
   heads: Array | None = None  # int32 [N]: their numbers; None = from 0
   seeds: Array | None = None  # uint32 [B, N, 2]: dropout's key of each mask
+  tables: tuple[Array, ...] = ()  # [N or 1, rows, columns] each: to look up in
 
 
 @dataclasses.dataclass(frozen=True)
 class Flash:
   """Attention by tiles of `queries` x `keys`: multiples of 128.
 
-  `visible(q_at, k_at, head)` makes the mask of a tile, bool [T, S], of int32
-  [T, 1] and [1, S]; that a key is of the same document and not empty is seen
-  to besides. `first` and `end`, if given, say for each block of queries which
-  blocks of keys it meets: from `first` to `end` - 1; the rest is not computed.
+  `visible(q_at, k_at, head, *tables)` makes the mask of a tile, bool [T, S], of
+  int32 [T, 1] and [1, S] and the head's tables, [rows, columns] each; that a
+  key is of the same document and not empty is seen to besides. `first` and
+  `end`, if given, say for each block of queries which blocks of keys it meets:
+  from `first` to `end` - 1; the rest is not computed.
   """
 
-  visible: Callable[[Place, Place, Array], Array]
+  visible: Callable[..., Array]
   queries: int = 256
   keys: int = 512
   cap: float | None = None  # logits are cap * tanh(logit / cap)
@@ -146,6 +148,7 @@ def _laid_out(flash: Flash, x: Inputs) -> Operands:
     k_place=place(x.k_place, more_k),
     heads=heads.astype(jnp.int32),
     seeds=words,
+    tables=x.tables,
   )
 
 
@@ -167,7 +170,7 @@ def _attend_backward(flash, saved, dy_BNTH):
   dq, dqr, sums = backward.of_queries(flash, x, up)
   dk, dv = backward.of_keys(flash, x, up)
   dr = None if x.r is None else sums.r.astype(x.r.dtype)
-  return (Operands(dq, dk, dv, dqr, dr, sums.c, *(None,) * 4),)
+  return (Operands(dq, dk, dv, dqr, dr, sums.c, *(None,) * 5),)
 
 
 _attend.defvjp(_attend_and_save, _attend_backward)

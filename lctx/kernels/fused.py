@@ -48,7 +48,7 @@ class Fused(Kernel):
         )
 
   def check(self, pattern, kinds):
-    hindrance = _hindrance(pattern, kinds)
+    hindrance = _hindrance(kinds)
     if hindrance:
       raise ValueError(f'model.compute.kernel = fused {hindrance}. {_INSTEAD}')
 
@@ -73,8 +73,10 @@ class Fused(Kernel):
     )
     sides = (self.queries, self.keys)
     first, end = seen_blocks(source.pattern.reach, longer_q, longer_k, sides)
+    tables = source.pattern.tables(source.heads_N)
+    tables, layout = jax.tree.flatten(tables)
     flash = Flash(
-      visible=functools.partial(_visible, source.pattern),
+      visible=functools.partial(_visible, source.pattern, layout),
       queries=self.queries,
       keys=self.keys,
       cap=next((s.cap for s in source.scores if s.caps), None),
@@ -83,7 +85,7 @@ class Fused(Kernel):
       end=end,
       interpret=self.interpret,
     )
-    return flash(_inputs(source, dropout))
+    return flash(_inputs(source, dropout)._replace(tables=tuple(tables)))
 
 
 def unfusable(sources: tuple[Source, ...]) -> str | None:
@@ -95,7 +97,7 @@ def unfusable(sources: tuple[Source, ...]) -> str | None:
   if None in (q_at.start, k_at.start) or (q_at.step, k_at.step) != (1, 1):
     return 'needs coordinates whose order is known when compiling'
   kinds = tuple(map(type, source.scores))
-  if hindrance := _hindrance(source.pattern, kinds):
+  if hindrance := _hindrance(kinds):
     return hindrance
   try:
     _rows(source)
@@ -104,13 +106,8 @@ def unfusable(sources: tuple[Source, ...]) -> str | None:
   return None
 
 
-def _hindrance(pattern: Pattern, kinds: tuple[type[Score], ...]) -> str | None:
+def _hindrance(kinds: tuple[type[Score], ...]) -> str | None:
   """What of a model does not fit, as far as it is known when it is built."""
-  if pattern.looks_up:
-    return (
-      f'knows arithmetic on coordinates only, but model.pattern = {pattern} '
-      'looks blocks up in a plan'
-    )
   if any(kind.folds for kind in kinds):
     return (
       'makes each logit once, but model.heads.adaptive = adaptivescores needs '
@@ -167,8 +164,12 @@ def _place(at: Coords) -> Array:
   return jnp.stack(rows, axis=1)
 
 
-def _visible(pattern: Pattern, q_at: Place, k_at: Place, head: Array) -> Array:
+def _visible(
+  pattern: Pattern, layout, q_at: Place, k_at: Place, head: Array, *tables
+) -> Array:
   """bool [T, S], inside the kernel."""
+  tables = [table[None] for table in tables]
+  pattern = pattern.given(jax.tree.unflatten(layout, tables))
   q_at, k_at = (
     Coords(
       position=None,

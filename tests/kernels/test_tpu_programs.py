@@ -12,7 +12,15 @@ from lctx import presets
 from lctx.kernels.choose import Auto
 from lctx.models.heads import AdaptiveQueries, AdaptiveSpan, Heads
 from lctx.models.parts import Compute
-from lctx.patterns import Causal, Chunks, Dilated, GlobalTokens, Sinks, Window
+from lctx.patterns import (
+  BlockSparse,
+  Causal,
+  Chunks,
+  Dilated,
+  GlobalTokens,
+  Sinks,
+  Window,
+)
 from lctx.positions import Alibi, Rope, T5Bias
 from lctx.types import segment_coords
 
@@ -39,6 +47,9 @@ MODELS = {
     'pattern': Causal() & (Window(64) | GlobalTokens(8)),
   },
   'queries averaged': {'heads': Heads(adaptive=AdaptiveQueries())},
+  'blocks looked up': {
+    'pattern': Causal() & (Window(9) | BlockSparse(8, 64, random=1, heads=4))
+  },
   'chunks': {'position': Rope(), 'pattern': Causal() & Chunks(128)},
 }
 
