@@ -120,8 +120,6 @@ def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:
     return 'causal buckets give keys ahead no distance'
   if kernel == 'banded' and None in PATTERNS[pattern].reach:
     return 'a band has an end on both sides'
-  if kernel == 'fused' and score == 'adaptive scores':
-    return 'sums over rows come before the first logit, in a pass of their own'
   return None
 
 

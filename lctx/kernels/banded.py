@@ -36,7 +36,7 @@ class Banded(Kernel):
         'at least 1. Use none for half of the window.'
       )
 
-  def check(self, pattern, kinds=()):
+  def check(self, pattern):
     if None in pattern.reach:
       raise ValueError(
         f'model.compute.kernel = banded needs a pattern with an end on both '

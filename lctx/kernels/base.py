@@ -5,7 +5,6 @@ import dataclasses
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.patterns.base import Pattern
-from lctx.positions.base import Score
 from lctx.types import Array
 
 
@@ -17,11 +16,8 @@ class Kernel:
   kernels give the same, dropout included; `Dense` is the definition.
   """
 
-  def check(self, pattern: Pattern, kinds: tuple[type[Score], ...]) -> None:
-    """Raises ValueError for what it cannot serve, naming what can.
-
-    `kinds` of scores come after that of the position, in this order.
-    """
+  def check(self, pattern: Pattern) -> None:
+    """Raises ValueError for what it cannot serve, naming what can."""
 
   def check_platform(self, platform: str) -> None:
     """Raises ValueError where it cannot run, naming what can."""

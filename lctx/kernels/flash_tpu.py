@@ -10,6 +10,7 @@ Needs a TPU v5 or newer, which can rotate each row by a distance of its own.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -31,15 +32,15 @@ from lctx.kernels.flash_tiles import (
   product,
   specs,
 )
+from lctx.positions.steps import Plus, Step
 from lctx.types import EMPTY, MASKED, Array
 
 
 class Inputs(NamedTuple):
   """What attention reads. K divides N: head n looks at keys n // (N / K).
 
-  Row p of `r` and `c` serves each query t and key s with s - t = p + 1 - T:
-  from row to row a step less. `qr` and `r` go together, `c` comes with or
-  without them; queries and `c` are scaled already.
+  `qr`, `r` and `c` are those of a `Plus`, the step that comes before `steps`;
+  queries and `c` are scaled already.
   """
 
   q: Array  # [B, T, N, H] as it meets keys
@@ -47,12 +48,19 @@ class Inputs(NamedTuple):
   v: Array  # [B, S, K, Hv]
   q_place: Array  # int32 [B, 5, T], rows as in `Place`
   k_place: Array  # int32 [B, 5, S]
-  qr: Array | None = None  # [B, T, N, Hr] as it meets `r`
-  r: Array | None = None  # [P, N, Hr], P = T + S - 1 or one more
+  qr: Array | None = None  # [B, T, N, Hr]
+  r: Array | None = None  # [P, N, Hr]
   c: Array | None = None  # [P, N]
   heads: Array | None = None  # int32 [N]: their numbers; None = from 0
   seeds: Array | None = None  # uint32 [B, N, 2]: dropout's key of each mask
   tables: tuple[Array, ...] = ()  # [N or 1, rows, columns] each: to look up in
+  steps: tuple[Step, ...] = ()  # what changes logits, in order
+
+  @property
+  def all_steps(self) -> tuple[Step, ...]:
+    if self.r is None and self.c is None:
+      return self.steps
+    return Plus(self.qr, self.r, self.c), *self.steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +77,6 @@ class Flash:
   visible: Callable[..., Array]
   queries: int = 256
   keys: int = 512
-  cap: float | None = None  # logits are cap * tanh(logit / cap)
   rate: float = 0.0  # of dropout
   first: tuple[int, ...] | None = None
   end: tuple[int, ...] | None = None
@@ -98,8 +105,8 @@ class Flash:
 
 def _check(flash: Flash, x: Inputs) -> None:
   rows = x.q.shape[1] + x.k.shape[1]
-  for name in ('r', 'c'):
-    array = getattr(x, name)
+  for step, name in itertools.product(x.all_steps, ('r', 'c')):
+    array = getattr(step, name)
     if array is not None and array.shape[0] not in (rows - 1, rows):
       raise ValueError(
         f'{name} has {array.shape[0]} rows, but {x.q.shape[1]} queries and '
@@ -129,6 +136,18 @@ def _laid_out(flash: Flash, x: Inputs) -> Operands:
     width = (more_q, after), *((0, 0),) * (x_P.ndim - 1)
     return jnp.moveaxis(jnp.pad(x_P, width), 0, 1)
 
+  def laid(step):
+    qr, r, c, by_query = step.qr, step.r, step.c, step.by_query
+    if by_query is not None:
+      width = (0, 0), (0, 0), (0, more_q)
+      by_query = jnp.pad(by_query.astype(jnp.float32), width)[:, :, None]
+    return step.replace(
+      qr=None if qr is None else along(qr, more_q),
+      r=None if r is None else of_rows(r),
+      c=None if c is None else of_rows(c.astype(jnp.float32))[:, None],
+      by_query=by_query,
+    )
+
   def place(x_B5L, more):
     x_B5L = jnp.pad(x_B5L, ((0, 0), (0, 0), (0, more)), constant_values=EMPTY)
     return jnp.pad(x_B5L, ((0, 0), (0, 8 - len(Place._fields)), (0, 0)))
@@ -141,9 +160,7 @@ def _laid_out(flash: Flash, x: Inputs) -> Operands:
     q=along(x.q, more_q),
     k=along(x.k, more_k),
     v=along(x.v, more_k),
-    qr=None if x.qr is None else along(x.qr, more_q),
-    r=None if x.r is None else of_rows(x.r),
-    c=None if x.c is None else of_rows(x.c.astype(jnp.float32))[:, None],
+    steps=tuple(map(laid, x.all_steps)),
     q_place=place(x.q_place, more_q),
     k_place=place(x.k_place, more_k),
     heads=heads.astype(jnp.int32),
@@ -167,10 +184,9 @@ def _attend_backward(flash, saved, dy_BNTH):
   wide = (a.astype(jnp.float32) for a in (dy_BNTH, y_BNTH))
   delta_BN1T = jnp.einsum('bnth,bnth->bnt', *wide)[:, :, None]
   up = Upstream(dy_BNTH, lse_BN1T, delta_BN1T)
-  dq, dqr, sums = backward.of_queries(flash, x, up)
+  dq, dsteps = backward.of_queries(flash, x, up)
   dk, dv = backward.of_keys(flash, x, up)
-  dr = None if x.r is None else sums.r.astype(x.r.dtype)
-  return (Operands(dq, dk, dv, dqr, dr, sums.c, *(None,) * 5),)
+  return (Operands(dq, dk, dv, dsteps, *(None,) * 5),)
 
 
 _attend.defvjp(_attend_and_save, _attend_backward)
@@ -226,7 +242,7 @@ def _forward_kernel(flash, first, end, *refs):
 
   @pl.when(first[i] + step < end[i])
   def _():
-    s_TS, _ = logits(flash, x, n)
+    s_TS = logits(flash, x, n)
     higher_T1 = jnp.maximum(highest[...], s_TS.max(axis=1, keepdims=True))
     fade_T1 = jnp.exp(highest[...] - higher_T1)
     p_TS = jnp.exp(s_TS - higher_T1)

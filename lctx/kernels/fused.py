@@ -1,7 +1,8 @@
 """Attention in one kernel: on a TPU, nothing of size [T, S] leaves the chip.
 
-The part of a config; `flash_tpu` is the kernel. Scores that rotate queries and
-keys, or add what the distance says, run inside it; so does a cap.
+The part of a config; `flash_tpu` is the kernel. Scores rotate queries and keys
+before it, and change logits inside it by `Step`s; sums over whole rows come
+first, by blocks.
 """
 
 import dataclasses
@@ -15,11 +16,11 @@ from lctx.kernels.chunked import Chunked
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.flash_tiles import Place
 from lctx.kernels.flash_tpu import Flash, Inputs
+from lctx.kernels.fold import folded
 from lctx.kernels.source import Source, rotated
 from lctx.kernels.tiles import longer_coords, seen_blocks
 from lctx.patterns.base import Pattern
-from lctx.positions.base import Score
-from lctx.positions.relative import RelativeRows, with_bias
+from lctx.positions.steps import Plus, Step
 from lctx.types import Array, Beside, Coords
 
 _INSTEAD = 'Use model.compute.kernel=chunked, which can.'
@@ -47,11 +48,6 @@ class Fused(Kernel):
           f'must be a multiple of {multiple}, such as 256.'
         )
 
-  def check(self, pattern, kinds):
-    hindrance = _hindrance(kinds)
-    if hindrance:
-      raise ValueError(f'model.compute.kernel = fused {hindrance}. {_INSTEAD}')
-
   def check_platform(self, platform):
     if platform != 'tpu' and not self.interpret:
       raise ValueError(
@@ -65,7 +61,7 @@ class Fused(Kernel):
   def __call__(self, sources, dropout):
     if reason := unfusable(sources):
       raise ValueError(f'model.compute.kernel = fused {reason}. {_INSTEAD}')
-    (source,) = sources
+    (source,) = folded(sources, self.keys)
     q_at, k_at = source.q_at, source.k_at
     longer_q, longer_k = (
       longer_coords(at, -at.length % side)
@@ -79,7 +75,6 @@ class Fused(Kernel):
       visible=functools.partial(_visible, source.pattern, layout),
       queries=self.queries,
       keys=self.keys,
-      cap=next((s.cap for s in source.scores if s.caps), None),
       rate=dropout.rate if dropout is not None else 0.0,
       first=first,
       end=end,
@@ -96,46 +91,29 @@ def unfusable(sources: tuple[Source, ...]) -> str | None:
   q_at, k_at = source.q_at, source.k_at
   if None in (q_at.start, k_at.start) or (q_at.step, k_at.step) != (1, 1):
     return 'needs coordinates whose order is known when compiling'
-  kinds = tuple(map(type, source.scores))
-  if hindrance := _hindrance(kinds):
-    return hindrance
   try:
-    _rows(source)
-  except ValueError as error:
-    return f'adds and caps only, but {error}'
+    jax.eval_shape(lambda sources: _steps(*folded(sources)), sources)
+  except NotImplementedError as error:
+    return f'changes logits by steps, but {error}'
   return None
 
 
-def _hindrance(kinds: tuple[type[Score], ...]) -> str | None:
-  """What of a model does not fit, as far as it is known when it is built."""
-  if any(kind.folds for kind in kinds):
-    return (
-      'makes each logit once, but model.heads.adaptive = adaptivescores needs '
-      'sums over whole rows first'
-    )
-  if any(kind.caps for kind in kinds[:-1]):
-    return 'caps logits last, but model.heads.span comes after model.heads.cap'
-  return None
-
-
-def _rows(source: Source) -> list[RelativeRows]:
-  return [
-    rows
-    for score in source.scores
-    if not score.caps
-    for rows in score.by_rows(source.q_at, source.k_at)
-  ]
+def _steps(source: Source) -> tuple[Plus, tuple[Step, ...]]:
+  """What is added before all else, at once; and what is done after."""
+  first, later = Plus(), []
+  for score in source.scores:
+    for step in score.steps(source.q, source.q_at, source.k_at):
+      if isinstance(step, Plus) and not later:
+        first = first.joined(step)
+      else:
+        later.append(step)
+  return first, tuple(later)
 
 
 def _inputs(source: Source, dropout: Dropout | None) -> Inputs:
   q_BTNH, k_BSKH = rotated(source)
-  qr = r = c = None
-  for rows in _rows(source):
-    if rows.r_PNH is not None:
-      qr, r = with_bias(source.q, rows.v_NH, rows.scale), rows.r_PNH
-    if rows.c_PN is not None:
-      more = rows.c_PN * rows.scale
-      c = more if c is None else c + more
+  first, later = _steps(source)
+  c = first.c
   if c is not None:
     c = jnp.broadcast_to(c, (c.shape[0], source.q.shape[2]))
   heads_N = source.heads_N
@@ -148,9 +126,10 @@ def _inputs(source: Source, dropout: Dropout | None) -> Inputs:
     v=source.v,
     q_place=_place(source.q_at),
     k_place=_place(source.k_at),
-    qr=qr,
-    r=r,
+    qr=first.qr,
+    r=first.r,
     c=c,
+    steps=later,
     heads=heads_N,
     seeds=seeds,
   )

@@ -53,7 +53,7 @@ class Decoder(nn.Module):
     self.position.check(sizes)
     self.pattern.check_heads(sizes.num_heads)
     pattern = self.pattern & self.memory.pattern
-    self.compute.kernel.check(pattern, self.heads.kinds)
+    self.compute.kernel.check(pattern)
     super().__post_init__()
 
   def setup(self):

@@ -50,7 +50,7 @@ CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
     ('tpu', 1024, Causal(), {'scores': (XL,)}, Fused(), 'in one kernel'),
     ('tpu', 64, Causal(), {}, Dense(), 'take 0.1 MiB'),
     ('tpu', 8192, LOOKED_UP, {}, Fused(), 'in one kernel'),
-    ('tpu', 8192, Causal(), {'scores': CAPPED_FIRST}, Chunked(), 'caps logits'),
+    ('tpu', 8192, Causal(), {'scores': CAPPED_FIRST}, Fused(), 'in one kernel'),
     ('tpu', 8192, Causal(), {'promise': False}, Chunked(), 'order is known'),
   ],
 )

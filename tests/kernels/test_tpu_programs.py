@@ -10,7 +10,12 @@ from jax.experimental import topologies
 
 from lctx import presets
 from lctx.kernels.choose import Auto
-from lctx.models.heads import AdaptiveQueries, AdaptiveSpan, Heads
+from lctx.models.heads import (
+  AdaptiveQueries,
+  AdaptiveScores,
+  AdaptiveSpan,
+  Heads,
+)
 from lctx.models.parts import Compute
 from lctx.patterns import (
   BlockSparse,
@@ -45,6 +50,11 @@ MODELS = {
     'position': T5Bias(),
     'heads': Heads(span=AdaptiveSpan(longest=256)),
     'pattern': Causal() & (Window(64) | GlobalTokens(8)),
+  },
+  'cap, then span': {'heads': Heads(cap=30.0, span=AdaptiveSpan(256))},
+  'logits reweighted': {
+    'position': Rope(),
+    'heads': Heads(adaptive=AdaptiveScores()),
   },
   'queries averaged': {'heads': Heads(adaptive=AdaptiveQueries())},
   'blocks looked up': {
