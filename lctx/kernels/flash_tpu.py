@@ -89,9 +89,7 @@ class Flash:
 
   def __call__(self, inputs: Inputs) -> Array:
     """[B, T, N, Hv]: softmax over the keys, times values; zeros for none."""
-    _check(self, inputs)
-    y_BNTH = _attend(self, _laid_out(self, inputs))
-    return jnp.moveaxis(y_BNTH, 1, 2)[:, : inputs.q.shape[1]]
+    return attend((self,), (inputs,))
 
   def walk(self, x: Operands) -> Walk:
     """The blocks of keys that each block of queries meets."""
@@ -101,6 +99,18 @@ class Flash:
     end = (all_keys,) * blocks if self.end is None else self.end
     assert len(first) == len(end) == blocks and max(end) <= all_keys
     return Walk(np.array(first, np.int32), np.array(end, np.int32))
+
+
+def attend(flashes: tuple[Flash, ...], inputs: tuple[Inputs, ...]) -> Array:
+  """The same with one softmax over several sets of keys, each by its own rule.
+
+  All have the same queries, in blocks of one size.
+  """
+  assert len({flash.queries for flash in flashes}) == 1
+  for flash, one in zip(flashes, inputs, strict=True):
+    _check(flash, one)
+  y_BNTH = _attend(flashes, tuple(map(_laid_out, flashes, inputs)))
+  return jnp.moveaxis(y_BNTH, 1, 2)[:, : inputs[0].q.shape[1]]
 
 
 def _check(flash: Flash, x: Inputs) -> None:
@@ -170,30 +180,48 @@ def _laid_out(flash: Flash, x: Inputs) -> Operands:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(flash, x):
-  return _forward(flash, x)[0]
+def _attend(flashes, xs):
+  return _attend_and_save(flashes, xs)[0]
 
 
-def _attend_and_save(flash, x):
-  y_BNTH, lse_BN1T = _forward(flash, x)
-  return y_BNTH, (x, y_BNTH, lse_BN1T)
+def _attend_and_save(flashes, xs):
+  y_BNTH, lse_BN1T = _merged(*zip(*map(_forward, flashes, xs)))
+  lse_BN1T = jnp.where(lse_BN1T <= MASKED / 2, 0, lse_BN1T)
+  return y_BNTH, (xs, y_BNTH, lse_BN1T)
 
 
-def _attend_backward(flash, saved, dy_BNTH):
-  x, y_BNTH, lse_BN1T = saved
+def _merged(ys_BNTH, lses_BN1T):
+  """Softmaxes over parts of the keys as one over all (Dao et al. 2022)."""
+  if len(ys_BNTH) == 1:
+    return ys_BNTH[0], lses_BN1T[0]
+  lse_BN1T = jax.nn.logsumexp(jnp.stack(lses_BN1T), axis=0)
+  shares_BNT1 = (jnp.exp(lse - lse_BN1T).mT for lse in lses_BN1T)
+  y_BNTH = sum(y * share for y, share in zip(ys_BNTH, shares_BNT1))
+  return y_BNTH.astype(ys_BNTH[0].dtype), lse_BN1T
+
+
+def _attend_backward(flashes, saved, dy_BNTH):
+  """Weights that are parts of one softmax need nothing of the other parts."""
+  xs, y_BNTH, lse_BN1T = saved
   wide = (a.astype(jnp.float32) for a in (dy_BNTH, y_BNTH))
   delta_BN1T = jnp.einsum('bnth,bnth->bnt', *wide)[:, :, None]
   up = Upstream(dy_BNTH, lse_BN1T, delta_BN1T)
-  dq, dsteps = backward.of_queries(flash, x, up)
-  dk, dv = backward.of_keys(flash, x, up)
-  return (Operands(dq, dk, dv, dsteps, *(None,) * 5),)
+  grads = []
+  for flash, x in zip(flashes, xs, strict=True):
+    dq, dsteps = backward.of_queries(flash, x, up)
+    dk, dv = backward.of_keys(flash, x, up)
+    grads.append(Operands(dq, dk, dv, dsteps, *(None,) * 5))
+  return (tuple(grads),)
 
 
 _attend.defvjp(_attend_and_save, _attend_backward)
 
 
 def _forward(flash: Flash, x: Operands) -> tuple[Array, Array]:
-  """y [B, N, T, H], and the log of each row's sum, float32 [B, N, 1, T]."""
+  """y [B, N, T, H], and the log of each row's sum, float32 [B, N, 1, T].
+
+  Of a row that sees nothing that is `MASKED`.
+  """
   (batch, heads, length, _), width = x.q.shape, x.v.shape[-1]
   walk, rows = flash.walk(x), flash.queries
 
@@ -258,4 +286,5 @@ def _forward_kernel(flash, first, end, *refs):
     blind_T1 = highest[...] <= MASKED / 2
     total_T1 = jnp.where(blind_T1, 1, total[...])
     y[...] = jnp.where(blind_T1, 0, acc[...] / total_T1).astype(y.dtype)
-    lse[...] = jnp.where(blind_T1, 0, highest[...] + jnp.log(total_T1)).T
+    log_T1 = highest[...] + jnp.log(total_T1)
+    lse[...] = jnp.where(blind_T1, MASKED, log_T1).T

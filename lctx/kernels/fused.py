@@ -15,7 +15,7 @@ from lctx.kernels.base import Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.flash_tiles import Place
-from lctx.kernels.flash_tpu import Flash, Inputs
+from lctx.kernels.flash_tpu import Flash, Inputs, attend
 from lctx.kernels.fold import folded
 from lctx.kernels.source import Source, rotated
 from lctx.kernels.tiles import longer_coords, seen_blocks
@@ -61,17 +61,22 @@ class Fused(Kernel):
   def __call__(self, sources, dropout):
     if reason := unfusable(sources):
       raise ValueError(f'model.compute.kernel = fused {reason}. {_INSTEAD}')
-    (source,) = folded(sources, self.keys)
-    q_at, k_at = source.q_at, source.k_at
+    known = [
+      (self._flash(source, dropout), _inputs(source, dropout))
+      for source in folded(sources, self.keys)
+    ]
+    return attend(*zip(*known))
+
+  def _flash(self, source: Source, dropout: Dropout | None) -> Flash:
+    sides = self.queries, self.keys
     longer_q, longer_k = (
       longer_coords(at, -at.length % side)
-      for at, side in ((q_at, self.queries), (k_at, self.keys))
+      for at, side in zip((source.q_at, source.k_at), sides)
     )
-    sides = (self.queries, self.keys)
     first, end = seen_blocks(source.pattern.reach, longer_q, longer_k, sides)
-    tables = source.pattern.tables(source.heads_N)
-    tables, layout = jax.tree.flatten(tables)
-    flash = Flash(
+    tables = jax.eval_shape(source.pattern.tables, source.heads_N)
+    layout = jax.tree.structure(tables)
+    return Flash(
       visible=functools.partial(_visible, source.pattern, layout),
       queries=self.queries,
       keys=self.keys,
@@ -80,19 +85,16 @@ class Fused(Kernel):
       end=end,
       interpret=self.interpret,
     )
-    return flash(_inputs(source, dropout)._replace(tables=tuple(tables)))
 
 
 def unfusable(sources: tuple[Source, ...]) -> str | None:
-  """Why these do not fit into one fused kernel; None = they do."""
-  if len(sources) != 1:
-    return f'reads one set of keys, but memory gives {len(sources)}'
-  (source,) = sources
-  q_at, k_at = source.q_at, source.k_at
-  if None in (q_at.start, k_at.start) or (q_at.step, k_at.step) != (1, 1):
-    return 'needs coordinates whose order is known when compiling'
+  """Why these do not fit into the fused kernel; None = they do."""
+  for source in sources:
+    at = source.q_at, source.k_at
+    if any(x.start is None or x.step != 1 for x in at):
+      return 'needs coordinates whose order is known when compiling'
   try:
-    jax.eval_shape(lambda sources: _steps(*folded(sources)), sources)
+    jax.eval_shape(lambda x: list(map(_steps, folded(x))), sources)
   except NotImplementedError as error:
     return f'changes logits by steps, but {error}'
   return None
@@ -132,6 +134,7 @@ def _inputs(source: Source, dropout: Dropout | None) -> Inputs:
     steps=later,
     heads=heads_N,
     seeds=seeds,
+    tables=tuple(jax.tree.leaves(source.pattern.tables(heads_N))),
   )
 
 
@@ -146,9 +149,8 @@ def _place(at: Coords) -> Array:
 def _visible(
   pattern: Pattern, layout, q_at: Place, k_at: Place, head: Array, *tables
 ) -> Array:
-  """bool [T, S], inside the kernel."""
-  tables = [table[None] for table in tables]
-  pattern = pattern.given(jax.tree.unflatten(layout, tables))
+  """bool [T, S], inside the kernel; `layout` is that of all tables."""
+  tables = jax.tree.unflatten(layout, [table[None] for table in tables])
   q_at, k_at = (
     Coords(
       position=None,
@@ -157,5 +159,5 @@ def _visible(
     for at in (q_at, k_at)
   )
   heads_N = jnp.full((1, 1, 1, 1), head, jnp.int32)
-  seen = pattern.allowed(q_at, k_at, heads_N)
+  seen = pattern.given(tables).allowed(q_at, k_at, heads_N)
   return jax.lax.squeeze(seen, (0, 1))
