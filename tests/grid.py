@@ -135,12 +135,8 @@ def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:
     pattern in BESIDE or None in PATTERNS[pattern].reach
   ):
     return 'a band has an end on both sides'
-  if kernel == 'fused' and PATTERNS[pattern].looks_up:
-    return 'a kernel of TPUs cannot look blocks up in a plan'
   if kernel == 'fused' and pattern in BESIDE:
     return 'blocks lie at distances that differ from query to query'
-  if kernel == 'fused' and score == 'adaptive scores':
-    return 'sums over rows come before the first logit, in a pass of their own'
   return None
 
 

@@ -19,12 +19,6 @@ def settings(**overrides):
 
 
 BAND = {'model__compute__kernel': 'banded'}
-FUSED = {'model__compute__kernel': 'fused'}
-CAPPED = {
-  'model__heads__cap': '5.0',
-  'model__heads__span': 'adaptivespan',
-  'model__heads__span__longest': '16',
-}
 REFUSED = {
   'sees what it must predict': (
     {'model__pattern': 'everything'},
@@ -63,18 +57,6 @@ REFUSED = {
     ['gaps for 3 heads', 'model.stack.num_heads = 2'],
   ),
   'a band without an end': (BAND, ['kernel = banded', 'kernel=chunked']),
-  'fused, looked up': (
-    FUSED
-    | {'model__pattern': 'both', 'model__pattern__first': 'causal'}
-    | {'model__pattern__second': 'blocksparse'}
-    | {'model__pattern__second__blocks': '9'},
-    ['kernel = fused', 'looks blocks up', 'kernel=chunked'],
-  ),
-  'fused, sums over rows': (
-    FUSED | {'model__heads__adaptive': 'adaptivescores'},
-    ['kernel = fused', 'adaptivescores', 'kernel=chunked'],
-  ),
-  'fused, a cap first': (FUSED | CAPPED, ['kernel = fused', 'caps logits']),
   'an odd rotated width': (
     {'model__position': 'rope', 'model__position__share': '0.4'},
     ['model.position.share = 0.4', 'rotates 3 channels'],

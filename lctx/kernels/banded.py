@@ -36,7 +36,7 @@ class Banded(Kernel):
         'at least 1. Use none for half of the window.'
       )
 
-  def check(self, patterns, kinds=()):
+  def check(self, patterns, in_order=True):
     for pattern in patterns:
       if None in pattern.reach:
         raise ValueError(

@@ -5,7 +5,6 @@ import dataclasses
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.patterns.base import Pattern
-from lctx.positions.base import Score
 from lctx.types import Array
 
 
@@ -17,13 +16,11 @@ class Kernel:
   kernels give the same, dropout included; `Dense` is the definition.
   """
 
-  def check(
-    self, patterns: tuple[Pattern, ...], kinds: tuple[type[Score], ...]
-  ) -> None:
+  def check(self, patterns: tuple[Pattern, ...], in_order: bool) -> None:
     """Raises ValueError for what it cannot serve, naming what can.
 
-    `patterns` are those of a layer's sources. `kinds` of scores come after
-    that of the position, in this order.
+    `patterns` are those of a layer's sources; `in_order`, whether all their
+    keys and queries lie in steps that are known when compiling.
     """
 
   def check_platform(self, platform: str) -> None:

@@ -4,6 +4,7 @@ Everything here runs inside a kernel, on the blocks of one tile: T queries, S
 keys, and the P = T + S relative rows that lie between them.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -13,9 +14,10 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from lctx.kernels.flash_skew import skewed
+from lctx.positions.steps import Step
 from lctx.types import MASKED, Array
 
-GROUP = 8  # rows that a vector register holds
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
@@ -32,19 +34,20 @@ class Place(NamedTuple):
 class Operands(NamedTuple):
   """What all kernels read: whole tiles, and heads before the length.
 
-  A kernel sees one block of each, without the leading axes.
+  Of a step that is qr [B, N, T, H], r [N, P, H], and in float32 c [N, 1, P] and
+  by_query [B, N, 1, T]. A kernel sees one block of each, without the leading
+  axes.
   """
 
   q: Array  # [B, N, T, H] as it meets keys
   k: Array  # [B, K, S, H]
   v: Array  # [B, K, S, H]
-  qr: Array | None  # [B, N, T, H] as it meets `r`
-  r: Array | None  # [N, P, H]
-  c: Array | None  # float32 [N, 1, P]
+  steps: tuple[Step, ...]
   q_place: Array  # int32 [B, 8, T], rows as in `Place`
   k_place: Array  # int32 [B, 8, S]
   heads: Array  # int32 [N]: their numbers
   seeds: Array | None  # int32 [B * N * 2]: the two words of each mask's key
+  tables: tuple[Array, ...]  # [N or 1, rows, columns] each
 
 
 class Upstream(NamedTuple):
@@ -59,7 +62,8 @@ class Found(NamedTuple):
   """What a tile gives to the gradients, [T, S]."""
 
   kept: Array  # the weights of values
-  ds: Array  # the gradient of what the products gave
+  ds: Array  # the gradient of what queries think of keys
+  dterms: tuple[Array | None, ...]  # and of the term of each step
 
 
 def product(x: Array, y: Array, axes: tuple[int, int]) -> Array:
@@ -77,36 +81,56 @@ def product(x: Array, y: Array, axes: tuple[int, int]) -> Array:
   )
 
 
-def logits(flash, x: Operands, head: Array) -> tuple[Array, Array | None]:
-  """Logits, hidden ones `MASKED`, and the tangents of the cap if there is one.
-
-  With a cap, a logit is cap * tangent, and its slope 1 - tangent ** 2.
-  """
-  s_TS = product(x.q[...], x.k[...], (1, 1))
-  if x.r is not None or x.c is not None:
-    s_TS += skewed(_by_row(x), s_TS.shape[1])
-  tangent_TS = None
-  if flash.cap is not None:
-    tangent_TS = jnp.tanh(s_TS / flash.cap)
-    s_TS = flash.cap * tangent_TS
-  q_at, k_at = places(x)
-  seen = flash.visible(q_at, k_at, x.heads[head])
-  seen &= (q_at.document == k_at.document) & (k_at.document >= 0)
-  return jnp.where(seen, s_TS, MASKED), tangent_TS
+def logits(flash, x: Operands, head: Array) -> Array:
+  """float32 [T, S], hidden ones `MASKED`."""
+  return _hidden(flash, x, head, _changed(x.steps, *_met(x)))
 
 
 def found(flash, x: Operands, up: Upstream, head: Array, row: Array) -> Found:
   """The tile made again, and its gradients (Dao et al. 2022, algorithm 4)."""
-  s_TS, tangent_TS = logits(flash, x, head)
-  p_TS = jnp.exp(s_TS - up.lse[...].T)
+  s_TS, back = jax.vjp(functools.partial(_changed, x.steps), *_met(x))
+  p_TS = jnp.exp(_hidden(flash, x, head, s_TS) - up.lse[...].T)
   dp_TS, kept_TS = product(up.dy[...], x.v[...], (1, 1)), p_TS
   if flash.rate:
     keep_TS = keep(flash.rate, x, row)
     dp_TS, kept_TS = dp_TS * keep_TS, p_TS * keep_TS
-  ds_TS = p_TS * (dp_TS - up.delta[...].T)
-  if tangent_TS is not None:
-    ds_TS *= 1 - tangent_TS**2
-  return Found(kept_TS, ds_TS)
+  return Found(kept_TS, *back(p_TS * (dp_TS - up.delta[...].T)))
+
+
+def _met(x: Operands) -> tuple[Array, tuple[Array | None, ...]]:
+  """What queries think of keys, and the term of each step, [T, S] each."""
+  s_TS = product(x.q[...], x.k[...], (1, 1))
+  return s_TS, tuple(_term(step, *s_TS.shape) for step in x.steps)
+
+
+def _term(step: Step, queries: int, keys: int) -> Array | None:
+  by_row = []
+  if step.r is not None:
+    by_row.append(product(step.qr[...], step.r[...], (1, 1)))
+  if step.c is not None:
+    by_row.append(step.c[...])
+  if not by_row:
+    return None
+  by_row_TP = functools.reduce(jnp.add, by_row)
+  by_row_TP = jnp.broadcast_to(by_row_TP, (queries, queries + keys))
+  term_TS = skewed(by_row_TP, keys)
+  if step.by_query is not None:
+    term_TS += step.by_query[...].T
+  return term_TS
+
+
+def _changed(steps: tuple[Step, ...], s_TS: Array, terms) -> Array:
+  for step, term_TS in zip(steps, terms, strict=True):
+    s_TS = step(s_TS, term_TS)
+  return s_TS
+
+
+def _hidden(flash, x: Operands, head: Array, s_TS: Array) -> Array:
+  q_at, k_at = places(x)
+  tables = (table[...] for table in x.tables)
+  seen = flash.visible(q_at, k_at, x.heads[head], *tables)
+  seen &= (q_at.document == k_at.document) & (k_at.document >= 0)
+  return jnp.where(seen, s_TS, MASKED)
 
 
 def places(x: Operands) -> tuple[Place, Place]:
@@ -114,46 +138,6 @@ def places(x: Operands) -> tuple[Place, Place]:
   q_at = (columns[:, n : n + 1] for n in range(len(Place._fields)))
   k_at = (x.k_place[n : n + 1, :] for n in range(len(Place._fields)))
   return Place(*q_at), Place(*k_at)
-
-
-def _by_row(x: Operands) -> Array:
-  """What each query thinks of each relative row: float32 [T, P]."""
-  if x.r is None:
-    return jnp.broadcast_to(x.c[...], (x.q.shape[0], x.c.shape[1]))
-  by_row_TP = product(x.qr[...], x.r[...], (1, 1))
-  return by_row_TP if x.c is None else by_row_TP + x.c[...]
-
-
-def skewed(x_TP: Array, keys: int) -> Array:
-  """[T, S]: out[t, s] = x[t, T - 1 - t + s].
-
-  The last query starts at the first row, and each one before it a row later.
-  """
-  return pltpu.roll(x_TP, keys + 1, 1, stride=1, stride_axis=0)[:, :keys]
-
-
-def unskewed(ds_TS: Array) -> Array:
-  """[T, P]: the gradient of what `skewed` was given.
-
-  Row t moves right by T - 1 - t. The chip turns rows by steps that grow, not
-  shrink, so groups of rows are turned last to first, and rows within a group
-  by each power of two of which their distance is made.
-  """
-  queries, keys = ds_TS.shape
-  groups, rows = queries // GROUP, queries + keys
-  x_TP = jnp.concatenate([ds_TS, jnp.zeros((queries, queries))], axis=1)
-  t_T1 = jax.lax.broadcasted_iota(jnp.int32, (queries, 1), 0)
-  for steps in (1, 2, 4):
-    moves = (queries - 1 - t_T1) & steps != 0
-    x_TP = jnp.where(moves, pltpu.roll(x_TP, steps, 1), x_TP)
-  x_GGP = _turned(x_TP.reshape(groups, GROUP, rows))
-  x_GGP = pltpu.roll(x_GGP, 0, 2, stride=GROUP, stride_axis=0)
-  return _turned(x_GGP).reshape(queries, rows)
-
-
-def _turned(x: Array) -> Array:
-  """Last to first."""
-  return jnp.concatenate([x[n : n + 1] for n in reversed(range(x.shape[0]))])
 
 
 def keep(rate: float, x: Operands, row: Array) -> Array:
@@ -236,36 +220,47 @@ def specs(flash, x: Operands, where) -> Operands:
     shape = None, None, columns, array.shape[-1]
     return spec(array, shape, lambda b, n, i, j: (b, shared(n), j, 0))
 
+  def of_step(step):
+    blocks = x.q.shape[2] // rows
+    window = pl.Element(rows + columns)
+    width = pl.Element(1 if step.r is None else step.r.shape[-1])
+    return step.replace(
+      qr=of_queries(step.qr),
+      r=spec(
+        step.r,
+        (pl.Squeezed(), window, width),
+        lambda b, n, i, j: (n, first_row(flash, blocks, i, j), 0),
+      ),
+      c=spec(
+        step.c,
+        (pl.Squeezed(), pl.Element(1), window),
+        lambda b, n, i, j: (n, 0, first_row(flash, blocks, i, j)),
+      ),
+      by_query=spec(
+        step.by_query,
+        (None, None, 1, rows),
+        lambda b, n, i, j: (b, n, 0, i),
+      ),
+    )
+
+  def of_head(table):
+    heads, *shape = table.shape
+    return spec(
+      table, (None, *shape), lambda b, n, i, j: (n if heads > 1 else 0, 0, 0)
+    )
+
   scalars = pl.BlockSpec(memory_space=pltpu.SMEM)
   return Operands(
     q=of_queries(x.q),
     k=of_keys(x.k),
     v=of_keys(x.v),
-    qr=of_queries(x.qr),
-    **_windows(flash, x, spec),
+    steps=tuple(map(of_step, x.steps)),
     q_place=spec(x.q_place, (None, 8, rows), lambda b, n, i, j: (b, 0, i)),
     k_place=spec(x.k_place, (None, 8, columns), lambda b, n, i, j: (b, 0, j)),
     heads=scalars,
     seeds=None if x.seeds is None else scalars,
+    tables=tuple(of_head(table) for table in x.tables),
   )
-
-
-def _windows(flash, x: Operands, spec):
-  """Which relative rows a tile needs; windows of neighbours overlap."""
-  blocks = x.q.shape[2] // flash.queries
-  window = pl.Element(flash.queries + flash.keys)
-  width = pl.Element(1 if x.r is None else x.r.shape[-1])
-
-  def of_r(b, n, i, j):
-    return n, first_row(flash, blocks, i, j), 0
-
-  def of_c(b, n, i, j):
-    return n, 0, first_row(flash, blocks, i, j)
-
-  return {
-    'r': spec(x.r, (pl.Squeezed(), window, width), of_r),
-    'c': spec(x.c, (pl.Squeezed(), pl.Element(1), window), of_c),
-  }
 
 
 def first_row(flash, blocks: int, i: Array, j: Array) -> Array:

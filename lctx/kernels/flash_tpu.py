@@ -10,6 +10,7 @@ Needs a TPU v5 or newer, which can rotate each row by a distance of its own.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -31,15 +32,15 @@ from lctx.kernels.flash_tiles import (
   product,
   specs,
 )
+from lctx.positions.steps import Plus, Step
 from lctx.types import EMPTY, MASKED, Array
 
 
 class Inputs(NamedTuple):
   """What attention reads. K divides N: head n looks at keys n // (N / K).
 
-  Row p of `r` and `c` serves each query t and key s with s - t = p + 1 - T:
-  from row to row a step less. `qr` and `r` go together, `c` comes with or
-  without them; queries and `c` are scaled already.
+  `qr`, `r` and `c` are those of a `Plus`, the step that comes before `steps`;
+  queries and `c` are scaled already.
   """
 
   q: Array  # [B, T, N, H] as it meets keys
@@ -47,27 +48,35 @@ class Inputs(NamedTuple):
   v: Array  # [B, S, K, Hv]
   q_place: Array  # int32 [B, 5, T], rows as in `Place`
   k_place: Array  # int32 [B, 5, S]
-  qr: Array | None = None  # [B, T, N, Hr] as it meets `r`
-  r: Array | None = None  # [P, N, Hr], P = T + S - 1 or one more
+  qr: Array | None = None  # [B, T, N, Hr]
+  r: Array | None = None  # [P, N, Hr]
   c: Array | None = None  # [P, N]
   heads: Array | None = None  # int32 [N]: their numbers; None = from 0
   seeds: Array | None = None  # uint32 [B, N, 2]: dropout's key of each mask
+  tables: tuple[Array, ...] = ()  # [N or 1, rows, columns] each: to look up in
+  steps: tuple[Step, ...] = ()  # what changes logits, in order
+
+  @property
+  def all_steps(self) -> tuple[Step, ...]:
+    if self.r is None and self.c is None:
+      return self.steps
+    return Plus(self.qr, self.r, self.c), *self.steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Flash:
   """Attention by tiles of `queries` x `keys`: multiples of 128.
 
-  `visible(q_at, k_at, head)` makes the mask of a tile, bool [T, S], of int32
-  [T, 1] and [1, S]; that a key is of the same document and not empty is seen
-  to besides. `first` and `end`, if given, say for each block of queries which
-  blocks of keys it meets: from `first` to `end` - 1; the rest is not computed.
+  `visible(q_at, k_at, head, *tables)` makes the mask of a tile, bool [T, S], of
+  int32 [T, 1] and [1, S] and the head's tables, [rows, columns] each; that a
+  key is of the same document and not empty is seen to besides. `first` and
+  `end`, if given, say for each block of queries which blocks of keys it meets:
+  from `first` to `end` - 1; the rest is not computed.
   """
 
-  visible: Callable[[Place, Place, Array], Array]
+  visible: Callable[..., Array]
   queries: int = 256
   keys: int = 512
-  cap: float | None = None  # logits are cap * tanh(logit / cap)
   rate: float = 0.0  # of dropout
   first: tuple[int, ...] | None = None
   end: tuple[int, ...] | None = None
@@ -80,9 +89,7 @@ class Flash:
 
   def __call__(self, inputs: Inputs) -> Array:
     """[B, T, N, Hv]: softmax over the keys, times values; zeros for none."""
-    _check(self, inputs)
-    y_BNTH = _attend(self, _laid_out(self, inputs))
-    return jnp.moveaxis(y_BNTH, 1, 2)[:, : inputs.q.shape[1]]
+    return attend((self,), (inputs,))
 
   def walk(self, x: Operands) -> Walk:
     """The blocks of keys that each block of queries meets."""
@@ -94,10 +101,22 @@ class Flash:
     return Walk(np.array(first, np.int32), np.array(end, np.int32))
 
 
+def attend(flashes: tuple[Flash, ...], inputs: tuple[Inputs, ...]) -> Array:
+  """The same with one softmax over several sets of keys, each by its own rule.
+
+  All have the same queries, in blocks of one size.
+  """
+  assert len({flash.queries for flash in flashes}) == 1
+  for flash, one in zip(flashes, inputs, strict=True):
+    _check(flash, one)
+  y_BNTH = _attend(flashes, tuple(map(_laid_out, flashes, inputs)))
+  return jnp.moveaxis(y_BNTH, 1, 2)[:, : inputs[0].q.shape[1]]
+
+
 def _check(flash: Flash, x: Inputs) -> None:
   rows = x.q.shape[1] + x.k.shape[1]
-  for name in ('r', 'c'):
-    array = getattr(x, name)
+  for step, name in itertools.product(x.all_steps, ('r', 'c')):
+    array = getattr(step, name)
     if array is not None and array.shape[0] not in (rows - 1, rows):
       raise ValueError(
         f'{name} has {array.shape[0]} rows, but {x.q.shape[1]} queries and '
@@ -127,6 +146,18 @@ def _laid_out(flash: Flash, x: Inputs) -> Operands:
     width = (more_q, after), *((0, 0),) * (x_P.ndim - 1)
     return jnp.moveaxis(jnp.pad(x_P, width), 0, 1)
 
+  def laid(step):
+    qr, r, c, by_query = step.qr, step.r, step.c, step.by_query
+    if by_query is not None:
+      width = (0, 0), (0, 0), (0, more_q)
+      by_query = jnp.pad(by_query.astype(jnp.float32), width)[:, :, None]
+    return step.replace(
+      qr=None if qr is None else along(qr, more_q),
+      r=None if r is None else of_rows(r),
+      c=None if c is None else of_rows(c.astype(jnp.float32))[:, None],
+      by_query=by_query,
+    )
+
   def place(x_B5L, more):
     x_B5L = jnp.pad(x_B5L, ((0, 0), (0, 0), (0, more)), constant_values=EMPTY)
     return jnp.pad(x_B5L, ((0, 0), (0, 8 - len(Place._fields)), (0, 0)))
@@ -139,42 +170,58 @@ def _laid_out(flash: Flash, x: Inputs) -> Operands:
     q=along(x.q, more_q),
     k=along(x.k, more_k),
     v=along(x.v, more_k),
-    qr=None if x.qr is None else along(x.qr, more_q),
-    r=None if x.r is None else of_rows(x.r),
-    c=None if x.c is None else of_rows(x.c.astype(jnp.float32))[:, None],
+    steps=tuple(map(laid, x.all_steps)),
     q_place=place(x.q_place, more_q),
     k_place=place(x.k_place, more_k),
     heads=heads.astype(jnp.int32),
     seeds=words,
+    tables=x.tables,
   )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(flash, x):
-  return _forward(flash, x)[0]
+def _attend(flashes, xs):
+  return _attend_and_save(flashes, xs)[0]
 
 
-def _attend_and_save(flash, x):
-  y_BNTH, lse_BN1T = _forward(flash, x)
-  return y_BNTH, (x, y_BNTH, lse_BN1T)
+def _attend_and_save(flashes, xs):
+  y_BNTH, lse_BN1T = _merged(*zip(*map(_forward, flashes, xs)))
+  lse_BN1T = jnp.where(lse_BN1T <= MASKED / 2, 0, lse_BN1T)
+  return y_BNTH, (xs, y_BNTH, lse_BN1T)
 
 
-def _attend_backward(flash, saved, dy_BNTH):
-  x, y_BNTH, lse_BN1T = saved
+def _merged(ys_BNTH, lses_BN1T):
+  """Softmaxes over parts of the keys as one over all (Dao et al. 2022)."""
+  if len(ys_BNTH) == 1:
+    return ys_BNTH[0], lses_BN1T[0]
+  lse_BN1T = jax.nn.logsumexp(jnp.stack(lses_BN1T), axis=0)
+  shares_BNT1 = (jnp.exp(lse - lse_BN1T).mT for lse in lses_BN1T)
+  y_BNTH = sum(y * share for y, share in zip(ys_BNTH, shares_BNT1))
+  return y_BNTH.astype(ys_BNTH[0].dtype), lse_BN1T
+
+
+def _attend_backward(flashes, saved, dy_BNTH):
+  """Weights that are parts of one softmax need nothing of the other parts."""
+  xs, y_BNTH, lse_BN1T = saved
   wide = (a.astype(jnp.float32) for a in (dy_BNTH, y_BNTH))
   delta_BN1T = jnp.einsum('bnth,bnth->bnt', *wide)[:, :, None]
   up = Upstream(dy_BNTH, lse_BN1T, delta_BN1T)
-  dq, dqr, sums = backward.of_queries(flash, x, up)
-  dk, dv = backward.of_keys(flash, x, up)
-  dr = None if x.r is None else sums.r.astype(x.r.dtype)
-  return (Operands(dq, dk, dv, dqr, dr, sums.c, *(None,) * 4),)
+  grads = []
+  for flash, x in zip(flashes, xs, strict=True):
+    dq, dsteps = backward.of_queries(flash, x, up)
+    dk, dv = backward.of_keys(flash, x, up)
+    grads.append(Operands(dq, dk, dv, dsteps, *(None,) * 5))
+  return (tuple(grads),)
 
 
 _attend.defvjp(_attend_and_save, _attend_backward)
 
 
 def _forward(flash: Flash, x: Operands) -> tuple[Array, Array]:
-  """y [B, N, T, H], and the log of each row's sum, float32 [B, N, 1, T]."""
+  """y [B, N, T, H], and the log of each row's sum, float32 [B, N, 1, T].
+
+  Of a row that sees nothing that is `MASKED`.
+  """
   (batch, heads, length, _), width = x.q.shape, x.v.shape[-1]
   walk, rows = flash.walk(x), flash.queries
 
@@ -223,7 +270,7 @@ def _forward_kernel(flash, first, end, *refs):
 
   @pl.when(first[i] + step < end[i])
   def _():
-    s_TS, _ = logits(flash, x, n)
+    s_TS = logits(flash, x, n)
     higher_T1 = jnp.maximum(highest[...], s_TS.max(axis=1, keepdims=True))
     fade_T1 = jnp.exp(highest[...] - higher_T1)
     p_TS = jnp.exp(s_TS - higher_T1)
@@ -239,4 +286,5 @@ def _forward_kernel(flash, first, end, *refs):
     blind_T1 = highest[...] <= MASKED / 2
     total_T1 = jnp.where(blind_T1, 1, total[...])
     y[...] = jnp.where(blind_T1, 0, acc[...] / total_T1).astype(y.dtype)
-    lse[...] = jnp.where(blind_T1, 0, highest[...] + jnp.log(total_T1)).T
+    log_T1 = highest[...] + jnp.log(total_T1)
+    lse[...] = jnp.where(blind_T1, MASKED, log_T1).T

@@ -13,13 +13,13 @@ as there are blocks, and a third pass by diagonals would make all tiles again.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from lctx.kernels.flash_skew import unskewed
 from lctx.kernels.flash_tiles import (
   Operands,
   Upstream,
@@ -28,83 +28,103 @@ from lctx.kernels.flash_tiles import (
   nearest,
   product,
   specs,
-  unskewed,
 )
+from lctx.positions.steps import Step
 from lctx.types import Array
-
-
-class Sums(NamedTuple):
-  """Of the gradients of relative rows, float32."""
-
-  r: Array | None  # [N, P, H]
-  c: Array | None  # [N, 1, P]
 
 
 def of_queries(
   flash, x: Operands, up: Upstream
-) -> tuple[Array, Array | None, Sums]:
-  """Gradients of `q`, `qr`, and of `r` and `c`."""
+) -> tuple[Array, tuple[Step, ...]]:
+  """Gradients of `q` and of the steps."""
   batch, heads, length, _ = x.q.shape
   walk = flash.walk(x)
 
   def where(n, b, i, step, *bounds):
     return b, n, i, nearest(*bounds, i, step)
 
-  zeros = Sums(*(_zeros(a) for a in (x.r, x.c)))
+  zeros = jax.tree.map(_zeros, _of_rows(x.steps))
   anywhere = jax.tree.map(lambda _: pl.BlockSpec(memory_space=pl.ANY), zeros)
   read = (*walk, x, up)
   in_specs = specs(flash, x, where)
-  out = jax.tree.map(_like, (x.q, x.qr))
-  count = len(jax.tree.leaves(out))
+  own = x.q, _of_queries(x.steps)
+  count = len(jax.tree.leaves(own))
   aliases = {
     len(jax.tree.leaves(read)) + n: count + n
     for n in range(len(jax.tree.leaves(zeros)))
   }
-  return pl.pallas_call(
+  (dq, dsteps), sums = pl.pallas_call(
     functools.partial(_of_queries_kernel, flash),
     name='lctx_flash_of_queries',
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=2,
       grid=(heads, batch, length // flash.queries, walk.steps),
       in_specs=[in_specs, _upstream_specs(flash, up, where), anywhere],
-      out_specs=[in_specs.q, in_specs.qr, anywhere],
+      out_specs=[(in_specs.q, _of_queries(in_specs.steps)), anywhere],
       scratch_shapes=_scratch_of_queries(flash, x),
     ),
-    out_shape=[*out, jax.tree.map(_like, zeros)],
+    out_shape=[jax.tree.map(_like, own), jax.tree.map(_like, zeros)],
     input_output_aliases=aliases,
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=('parallel', *('arbitrary',) * 3)
     ),
     interpret=flash.interpret,
   )(*read, zeros)
+  return dq, tuple(
+    dstep.replace(r=None if s.r is None else s.r.astype(step.r.dtype), c=s.c)
+    for step, dstep, s in zip(x.steps, dsteps, sums, strict=True)
+  )
+
+
+def _of_rows(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+  return tuple(step.replace(qr=None, by_query=None) for step in steps)
+
+
+def _of_queries(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+  return tuple(step.replace(r=None, c=None) for step in steps)
 
 
 def _scratch_of_queries(flash, x):
-  """Of a block of queries: dq and dqr. Of a tile: its rows of the sums."""
+  """Of a block of queries: its gradients. Of a tile: its rows of the sums."""
   window = flash.queries + flash.keys
 
   def wide(length, array):
-    if array is None:
-      return None
     return pltpu.VMEM((length, array.shape[-1]), jnp.float32)
 
-  dc = None if x.c is None else pltpu.VMEM((1, window), jnp.float32)
+  def high(length, array):
+    return pltpu.VMEM((1, length), jnp.float32)
+
+  def of_step(step):
+    shapes = {
+      'qr': (wide, flash.queries),
+      'by_query': (high, flash.queries),
+      'r': (wide, window),
+      'c': (high, window),
+    }
+    return step.replace(
+      **{
+        name: shape(length, getattr(step, name))
+        for name, (shape, length) in shapes.items()
+        if getattr(step, name) is not None
+      }
+    )
+
+  steps = tuple(map(of_step, x.steps))
   return [
-    wide(flash.queries, x.q),
-    wide(flash.queries, x.qr),
-    Sums(wide(window, x.r), dc),
-    pltpu.SemaphoreType.DMA((2,)),
+    (wide(flash.queries, x.q), _of_queries(steps)),
+    _of_rows(steps),
+    pltpu.SemaphoreType.DMA((max(1, len(jax.tree.leaves(_of_rows(steps)))),)),
   ]
 
 
 def _of_queries_kernel(flash, first, end, *refs):
-  x, up, _, dq, dqr, sums, dq_sum, dqr_sum, held, arrived = refs
+  x, up, _, own, sums, own_sums, held, arrived = refs
   n, b, i, step = (pl.program_id(axis) for axis in range(4))
   blocks, row = pl.num_programs(2), b * pl.num_programs(0) + n
 
   @pl.when(step == 0)
   def _():
-    for total in jax.tree.leaves((dq_sum, dqr_sum)):
+    for total in jax.tree.leaves(own_sums):
       total[...] = jnp.zeros_like(total)
 
   @pl.when(first[i] + step < end[i])
@@ -114,19 +134,13 @@ def _of_queries_kernel(flash, first, end, *refs):
     copies = _copies(sums, held, arrived, n, window)
     for fetch, _ in copies:
       fetch.start()
-    ds_TS = found(flash, x, up, n, row).ds
-    dq_sum[...] += product(ds_TS.astype(x.k.dtype), x.k[...], (1, 0))
-    if not copies:
-      return
-    ds_TP = unskewed(ds_TS)
+    made, (dq_sum, dsteps) = found(flash, x, up, n, row), own_sums
+    dq_sum[...] += product(made.ds.astype(x.k.dtype), x.k[...], (1, 0))
+    dterms_TP = jax.tree.map(unskewed, made.dterms)
     for fetch, _ in copies:
       fetch.wait()
-    if x.r is not None:
-      short_TP = ds_TP.astype(x.qr.dtype)
-      dqr_sum[...] += product(short_TP, x.r[...], (1, 0))
-      held.r[...] += product(short_TP, x.qr[...], (0, 0))
-    if x.c is not None:
-      held.c[...] += ds_TP.sum(axis=0, keepdims=True)
+    for given in zip(x.steps, dsteps, held, made.dterms, dterms_TP):
+      _add(*given)
     for _, put in copies:
       put.start()
     for _, put in copies:
@@ -134,18 +148,30 @@ def _of_queries_kernel(flash, first, end, *refs):
 
   @pl.when(step == pl.num_programs(3) - 1)
   def _():
-    dq[...] = dq_sum[...].astype(dq.dtype)
-    if dqr is not None:
-      dqr[...] = dqr_sum[...].astype(dqr.dtype)
+    for out, total in zip(*map(jax.tree.leaves, (own, own_sums)), strict=True):
+      out[...] = total[...].astype(out.dtype)
+
+
+def _add(step, own, held, dterm_TS, dterm_TP):
+  """What one tile gives to the gradients of one step."""
+  if step.r is not None:
+    short_TP = dterm_TP.astype(step.qr.dtype)
+    own.qr[...] += product(short_TP, step.r[...], (1, 0))
+    held.r[...] += product(short_TP, step.qr[...], (0, 0))
+  if step.c is not None:
+    held.c[...] += dterm_TP.sum(axis=0, keepdims=True)
+  if step.by_query is not None:
+    own.by_query[...] += dterm_TS.sum(axis=1, keepdims=True).T
 
 
 def _copies(sums, held, arrived, n, window):
   """What fetches the rows of a tile from each sum, and what puts them back."""
   pairs = []
-  if sums.r is not None:
-    pairs.append((sums.r.at[n, window, :], held.r))
-  if sums.c is not None:
-    pairs.append((sums.c.at[n, :, window], held.c))
+  for whole, part in zip(sums, held, strict=True):
+    if whole.r is not None:
+      pairs.append((whole.r.at[n, window, :], part.r))
+    if whole.c is not None:
+      pairs.append((whole.c.at[n, :, window], part.c))
   return [
     (
       pltpu.make_async_copy(whole, part, arrived.at[m]),
@@ -199,7 +225,7 @@ def _of_keys_kernel(flash, first, end, *refs):
 
   @pl.when(first[j] + step < end[j])
   def _():
-    kept_TS, ds_TS = found(flash, x, up, head, row)
+    kept_TS, ds_TS, _ = found(flash, x, up, head, row)
     dk_sum[...] += product(ds_TS.astype(x.q.dtype), x.q[...], (0, 0))
     dv_sum[...] += product(kept_TS.astype(up.dy.dtype), up.dy[...], (0, 0))
 
@@ -219,7 +245,7 @@ def _upstream_specs(flash, up: Upstream, where) -> Upstream:
 
 
 def _zeros(array):
-  return None if array is None else jnp.zeros(array.shape, jnp.float32)
+  return jnp.zeros(array.shape, jnp.float32)
 
 
 def _like(array):

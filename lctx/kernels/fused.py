@@ -1,7 +1,8 @@
 """Attention in one kernel: on a TPU, nothing of size [T, S] leaves the chip.
 
-The part of a config; `flash_tpu` is the kernel. Scores that rotate queries and
-keys, or add what the distance says, run inside it; so does a cap.
+The part of a config; `flash_tpu` is the kernel. Scores rotate queries and keys
+before it, and change logits inside it by `Step`s; sums over whole rows come
+first, by blocks.
 """
 
 import dataclasses
@@ -14,14 +15,15 @@ from lctx.kernels.base import Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.flash_tiles import Place
-from lctx.kernels.flash_tpu import Flash, Inputs
+from lctx.kernels.flash_tpu import Flash, Inputs, attend
+from lctx.kernels.fold import folded
 from lctx.kernels.source import Source, rotated
 from lctx.kernels.tiles import longer_coords, seen_blocks
 from lctx.patterns.base import Pattern
-from lctx.positions.base import Score
-from lctx.positions.relative import RelativeRows, with_bias
+from lctx.positions.steps import Plus, Step
 from lctx.types import Array, Beside, Coords
 
+_ORDER = 'needs keys that lie in steps known when compiling'
 _INSTEAD = 'Use model.compute.kernel=chunked, which can.'
 
 
@@ -47,9 +49,9 @@ class Fused(Kernel):
           f'must be a multiple of {multiple}, such as 256.'
         )
 
-  def check(self, patterns, kinds):
-    if hindrance := _several(patterns) or _hindrance(patterns[0], kinds):
-      raise ValueError(f'model.compute.kernel = fused {hindrance}. {_INSTEAD}')
+  def check(self, patterns, in_order):
+    if not in_order:
+      raise ValueError(f'model.compute.kernel = fused {_ORDER}. {_INSTEAD}')
 
   def check_platform(self, platform):
     if platform != 'tpu' and not self.interpret:
@@ -64,86 +66,61 @@ class Fused(Kernel):
   def __call__(self, sources, dropout):
     if reason := unfusable(sources):
       raise ValueError(f'model.compute.kernel = fused {reason}. {_INSTEAD}')
-    (source,) = sources
-    q_at, k_at = source.q_at, source.k_at
+    known = [
+      (self._flash(source, dropout), _inputs(source, dropout))
+      for source in folded(sources, self.keys)
+    ]
+    return attend(*zip(*known))
+
+  def _flash(self, source: Source, dropout: Dropout | None) -> Flash:
+    sides = self.queries, self.keys
     longer_q, longer_k = (
       longer_coords(at, -at.length % side)
-      for at, side in ((q_at, self.queries), (k_at, self.keys))
+      for at, side in zip((source.q_at, source.k_at), sides)
     )
-    sides = (self.queries, self.keys)
     first, end = seen_blocks(source.pattern.reach, longer_q, longer_k, sides)
-    flash = Flash(
-      visible=functools.partial(_visible, source.pattern),
+    tables = jax.eval_shape(source.pattern.tables, source.heads_N)
+    layout = jax.tree.structure(tables)
+    return Flash(
+      visible=functools.partial(_visible, source.pattern, layout),
       queries=self.queries,
       keys=self.keys,
-      cap=next((s.cap for s in source.scores if s.caps), None),
       rate=dropout.rate if dropout is not None else 0.0,
       first=first,
       end=end,
       interpret=self.interpret,
     )
-    return flash(_inputs(source, dropout))
 
 
 def unfusable(sources: tuple[Source, ...]) -> str | None:
-  """Why these do not fit into one fused kernel; None = they do."""
-  if hindrance := _several(sources):
-    return hindrance
-  (source,) = sources
-  q_at, k_at = source.q_at, source.k_at
-  if None in (q_at.start, k_at.start) or (q_at.step, k_at.step) != (1, 1):
-    return 'needs coordinates whose order is known when compiling'
-  kinds = tuple(map(type, source.scores))
-  if hindrance := _hindrance(source.pattern, kinds):
-    return hindrance
+  """Why these do not fit into the fused kernel; None = they do."""
+  for source in sources:
+    at = source.q_at, source.k_at
+    if any(x.start is None or x.step != 1 for x in at):
+      return _ORDER
   try:
-    _rows(source)
-  except ValueError as error:
-    return f'adds and caps only, but {error}'
+    jax.eval_shape(lambda x: list(map(_steps, folded(x))), sources)
+  except NotImplementedError as error:
+    return f'changes logits by steps, but {error}'
   return None
 
 
-def _several(sources: tuple) -> str | None:
-  if len(sources) == 1:
-    return None
-  return f'reads one set of keys, but model.memory gives {len(sources)}'
-
-
-def _hindrance(pattern: Pattern, kinds: tuple[type[Score], ...]) -> str | None:
-  """What of a model does not fit, as far as it is known when it is built."""
-  if pattern.looks_up:
-    return (
-      f'knows arithmetic on coordinates only, but model.pattern = {pattern} '
-      'looks blocks up in a plan'
-    )
-  if any(kind.folds for kind in kinds):
-    return (
-      'makes each logit once, but model.heads.adaptive = adaptivescores needs '
-      'sums over whole rows first'
-    )
-  if any(kind.caps for kind in kinds[:-1]):
-    return 'caps logits last, but model.heads.span comes after model.heads.cap'
-  return None
-
-
-def _rows(source: Source) -> list[RelativeRows]:
-  return [
-    rows
-    for score in source.scores
-    if not score.caps
-    for rows in score.by_rows(source.q_at, source.k_at)
-  ]
+def _steps(source: Source) -> tuple[Plus, tuple[Step, ...]]:
+  """What is added before all else, at once; and what is done after."""
+  first, later = Plus(), []
+  for score in source.scores:
+    for step in score.steps(source.q, source.q_at, source.k_at):
+      if isinstance(step, Plus) and not later:
+        first = first.joined(step)
+      else:
+        later.append(step)
+  return first, tuple(later)
 
 
 def _inputs(source: Source, dropout: Dropout | None) -> Inputs:
   q_BTNH, k_BSKH = rotated(source)
-  qr = r = c = None
-  for rows in _rows(source):
-    if rows.r_PNH is not None:
-      qr, r = with_bias(source.q, rows.v_NH, rows.scale), rows.r_PNH
-    if rows.c_PN is not None:
-      more = rows.c_PN * rows.scale
-      c = more if c is None else c + more
+  first, later = _steps(source)
+  c = first.c
   if c is not None:
     c = jnp.broadcast_to(c, (c.shape[0], source.q.shape[2]))
   heads_N = source.heads_N
@@ -156,11 +133,13 @@ def _inputs(source: Source, dropout: Dropout | None) -> Inputs:
     v=source.v,
     q_place=_place(source.q_at),
     k_place=_place(source.k_at),
-    qr=qr,
-    r=r,
+    qr=first.qr,
+    r=first.r,
     c=c,
+    steps=later,
     heads=heads_N,
     seeds=seeds,
+    tables=tuple(jax.tree.leaves(source.pattern.tables(heads_N))),
   )
 
 
@@ -172,8 +151,11 @@ def _place(at: Coords) -> Array:
   return jnp.stack(rows, axis=1)
 
 
-def _visible(pattern: Pattern, q_at: Place, k_at: Place, head: Array) -> Array:
-  """bool [T, S], inside the kernel."""
+def _visible(
+  pattern: Pattern, layout, q_at: Place, k_at: Place, head: Array, *tables
+) -> Array:
+  """bool [T, S], inside the kernel; `layout` is that of all tables."""
+  tables = jax.tree.unflatten(layout, [table[None] for table in tables])
   q_at, k_at = (
     Coords(
       position=None,
@@ -182,5 +164,5 @@ def _visible(pattern: Pattern, q_at: Place, k_at: Place, head: Array) -> Array:
     for at in (q_at, k_at)
   )
   heads_N = jnp.full((1, 1, 1, 1), head, jnp.int32)
-  seen = pattern.allowed(q_at, k_at, heads_N)
+  seen = pattern.given(tables).allowed(q_at, k_at, heads_N)
   return jax.lax.squeeze(seen, (0, 1))

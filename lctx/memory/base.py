@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ class Memory:
 
   A carry is one layer's, every leaf with leading axis B.
   """
+
+  in_order: ClassVar[bool] = True  # steps between keys are known when compiling
 
   @property
   def length(self) -> int:

@@ -5,7 +5,7 @@ and nothing of them is carried.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ class TransientGlobal(Memory):
   `causal`: a query sees blocks that end before it or with it, and distances
   count from the last of them; nothing joins a block that has ended.
   """
+
+  in_order: ClassVar[bool] = False
 
   block: int = 16
   causal: bool = False
@@ -92,7 +94,7 @@ class TransientGlobal(Memory):
       v=v_BGKH,
       q_at=_at(counted_BT, near.q_at.document),
       k_at=_at(numbers_BG, blocks.document),
-      scores=(position, *(score for score in near.scores if score.caps)),
+      scores=(position, *(score for score in near.scores if score.everywhere)),
       pattern=self.patterns(near.pattern)[1],
     )
     return near, far

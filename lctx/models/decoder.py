@@ -54,7 +54,7 @@ class Decoder(nn.Module):
     self.pattern.check_heads(sizes.num_heads)
     self.memory.check(sizes, self.pattern, self.heads)
     patterns = self.memory.patterns(self.pattern)
-    self.compute.kernel.check(patterns, self.heads.kinds)
+    self.compute.kernel.check(patterns, self.memory.in_order)
     super().__post_init__()
 
   def setup(self):

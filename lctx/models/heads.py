@@ -9,7 +9,7 @@ from lctx.layers.norm import Norm
 from lctx.positions.adaptive import Adaptive, AdaptiveQueries, AdaptiveScores
 from lctx.positions.base import Score, Sizes
 from lctx.positions.cap import SoftCap
-from lctx.positions.span import AdaptiveSpan, Span
+from lctx.positions.span import AdaptiveSpan
 from lctx.types import Array
 
 __all__ = ['AdaptiveQueries', 'AdaptiveScores', 'AdaptiveSpan', 'Heads']
@@ -57,15 +57,6 @@ class Heads:
       )
     if self.adaptive is not None:
       self.adaptive.check(sizes)
-
-  @property
-  def kinds(self) -> tuple[type[Score], ...]:
-    """The kinds of `scores`."""
-    return (
-      *(self.adaptive.kinds if self.adaptive else ()),
-      *((SoftCap,) if self.cap else ()),
-      *((Span,) if self.span else ()),
-    )
 
   def scores(self, param: Callable, sizes: Sizes) -> tuple[Score, ...]:
     """What changes the logits of one layer, after its position."""

@@ -1,7 +1,7 @@
 """The seam of patterns: what a query may see, and how patterns combine."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -46,10 +46,17 @@ class Pattern:
     """
     return ()
 
-  @property
-  def looks_up(self) -> bool:
-    """Whether `allowed` looks something up; else it is arithmetic alone."""
-    return False
+  def tables(self, heads_N: Array) -> Any:
+    """What `allowed` looks up: a pytree of arrays [N or 1, rows, columns].
+
+    A kernel that can hold no constants reads them as it reads keys, those of
+    one head at a time, and asks `given` of them.
+    """
+    return ()
+
+  def given(self, tables: Any) -> 'Pattern':
+    """The same, looking up these `tables`."""
+    return self
 
   @property
   def by_role(self) -> bool:
@@ -71,9 +78,12 @@ class _Pair(Pattern):
   first: Pattern
   second: Pattern
 
-  @property
-  def looks_up(self):
-    return self.first.looks_up or self.second.looks_up
+  def tables(self, heads_N):
+    return self.first.tables(heads_N), self.second.tables(heads_N)
+
+  def given(self, tables):
+    first, second = tables
+    return type(self)(self.first.given(first), self.second.given(second))
 
   @property
   def by_role(self):

@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lctx.patterns.base import Pattern
-from lctx.types import of_keys, of_queries
+from lctx.types import Array, of_keys, of_queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +44,15 @@ class BlockSparse(Pattern):
       )
 
   def allowed(self, q_at, k_at, heads_N):
-    plan = jnp.asarray(self.plan())  # [heads, blocks, blocks]
-    head_N111 = (jnp.asarray(heads_N) % self.heads)[:, None, None, None]
-    block = (
-      jnp.minimum(offset // self.block, self.blocks - 1)
-      for offset in (of_queries(q_at.offset), of_keys(k_at.offset))
-    )
-    return plan[head_N111, *block]
+    planned = self.given(self.tables(heads_N))
+    return planned.allowed(q_at, k_at, heads_N)
 
-  @property
-  def looks_up(self):
-    return True
+  def tables(self, heads_N):
+    plan = jnp.asarray(self.plan(), jnp.float32)
+    return plan[jnp.asarray(heads_N) % self.heads]
+
+  def given(self, tables):
+    return _Planned(self, tables)
 
   def plan(self) -> np.ndarray:
     """Which block sees which: bool [heads, blocks, blocks]."""
@@ -76,3 +75,27 @@ class BlockSparse(Pattern):
         f'but model.stack.num_heads = {num_heads}. Use 1, which gives all '
         f'heads the same blocks, or {num_heads}.'
       )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Planned(Pattern):
+  """Blocks looked up by products with rows of one 1, which are exact.
+
+  An accelerator's products are faster than its look-ups, and a TPU's kernel
+  has no look-up of this kind.
+  """
+
+  pattern: BlockSparse
+  plan_NXX: Array
+
+  def allowed(self, q_at, k_at, heads_N):
+    blocks = self.pattern.blocks
+    query_1BT1, key_1B1S = (
+      jnp.minimum(offset // self.pattern.block, blocks - 1)
+      for offset in (of_queries(q_at.offset), of_keys(k_at.offset))
+    )
+    number_111X = jax.lax.broadcasted_iota(jnp.int32, (1, 1, 1, blocks), 3)
+    number_11X1 = jax.lax.broadcasted_iota(jnp.int32, (1, 1, blocks, 1), 2)
+    query_1BTX, key_1BXS = query_1BT1 == number_111X, key_1B1S == number_11X1
+    row_NBTX = query_1BTX.astype(jnp.float32) @ self.plan_NXX[:, None]
+    return row_NBTX @ key_1BXS.astype(jnp.float32) > 0

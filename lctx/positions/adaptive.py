@@ -19,6 +19,7 @@ from flax import struct
 from lctx.positions.base import Score, Sizes
 from lctx.positions.relative import Relative
 from lctx.positions.sinusoid import check_even, sinusoid
+from lctx.positions.steps import Times
 from lctx.types import Array
 
 
@@ -29,11 +30,6 @@ class Adaptive:
   def check(self, sizes: Sizes) -> None:
     """Raises ValueError for a width that has no sinusoids."""
     check_even('model.heads.adaptive', sizes, 'model.heads.adaptive=none')
-
-  @property
-  def kinds(self) -> tuple[type[Score], ...]:
-    """The kind of `score`, if there is one."""
-    return ()
 
   def score(self, param: Callable, sizes: Sizes) -> Score | None:
     """What changes the logits of one layer."""
@@ -50,10 +46,6 @@ class AdaptiveScores(Adaptive):
 
   Each head learns g; it starts at 0, where nothing is changed.
   """
-
-  @property
-  def kinds(self):
-    return (Reweighted,)
 
   def score(self, param, sizes):
     zeros = nn.initializers.zeros
@@ -84,8 +76,8 @@ class Cosines(Score):
   def block(self, s_NBTS, q_BTNH, q_at, k_at):
     return self.cosine.block(jnp.zeros_like(s_NBTS), q_BTNH, q_at, k_at)
 
-  def by_rows(self, q_at, k_at):
-    return self.cosine.by_rows(q_at, k_at)  # what is added to logits of zero
+  def steps(self, q_BTNH, q_at, k_at):
+    return self.cosine.steps(q_BTNH, q_at, k_at)  # added to logits of zero
 
   def along(self, q_at, k_at):
     return self.replace(cosine=self.cosine.along(q_at, k_at))
@@ -119,6 +111,12 @@ class Reweighted(Score):
     cosine = self.cosine.block(jnp.zeros(()), q_BTNH, q_at, k_at)
     power = self.g_N[:, None, None, None] * (cosine + self.log_ratio[..., None])
     return s_NBTS * jnp.exp(power)
+
+  def steps(self, q_BTNH, q_at, k_at):
+    (cosine,) = self.cosine.steps(q_BTNH, q_at, k_at)
+    ratio_BNT = jnp.moveaxis(self.log_ratio, 0, 1)
+    by_query_BNT = self.g_N[None, :, None] * ratio_BNT
+    return (Times(c=self.g_N[None] * cosine.c, by_query=by_query_BNT),)
 
   def fold(self, q_at, k_at, visible_NBTS):
     cosine = self.cosine.block(jnp.zeros(()), None, q_at, k_at)

@@ -7,7 +7,8 @@ import numpy as np
 from flax import struct
 
 from lctx.positions.base import Position, Score
-from lctx.positions.relative import RelativeRows, steps_along
+from lctx.positions.relative import steps_along
+from lctx.positions.steps import Plus
 from lctx.types import Array, distance
 
 
@@ -25,10 +26,9 @@ class Fall(Score):
 
   slope_N: Array
 
-  def by_rows(self, q_at, k_at):
+  def steps(self, q_BTNH, q_at, k_at):
     steps_P = jnp.abs(steps_along(q_at, k_at)).astype(jnp.float32)
-    c_PN = -steps_P[:, None] * self.slope_N[None]
-    return (RelativeRows(None, None, c_PN, 1.0),)
+    return (Plus(c=-steps_P[:, None] * self.slope_N[None]),)
 
   def of_heads(self, heads_N):
     return Fall(self.slope_N[heads_N])

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from lctx.positions.steps import Step
 from lctx.types import Array, Coords
 
 
@@ -60,7 +61,7 @@ class Score:
   """
 
   folds: ClassVar[bool] = False
-  caps: ClassVar[bool] = False  # logits by `cap`, and does nothing else
+  everywhere: ClassVar[bool] = False  # the same for keys that are no tokens
 
   def rotate(
     self, q_BTNH: Array, k_BSKH: Array, q_at: Coords, k_at: Coords
@@ -74,16 +75,15 @@ class Score:
     """Changes a block of logits; `q_BTNH` is scaled but not rotated."""
     return s_NBTS
 
-  def by_rows(self, q_at: Coords, k_at: Coords) -> tuple:
-    """`RelativeRows` that say all it adds to logits, for fused kernels.
+  def steps(
+    self, q_BTNH: Array, q_at: Coords, k_at: Coords
+  ) -> tuple[Step, ...]:
+    """What `block` does, along a whole source, for fused kernels.
 
-    Raises ValueError for a score that does more than add and rotate.
+    Raises NotImplementedError for a score that cannot say it in steps.
     """
     if type(self).block is not Score.block:
-      raise ValueError(
-        f'{type(self).__name__} does more to logits than add what the distance '
-        'says'
-      )
+      raise NotImplementedError(f'{type(self).__name__} has no steps')
     return ()
 
   def of_heads(self, heads_N: Any) -> 'Score':

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from lctx.positions.base import Score, Tile
+from lctx.positions.steps import Plus
 from lctx.products import met_by_all
 from lctx.types import Array, Coords, distance
 
@@ -55,8 +56,13 @@ class Relative(Score):
     )
     return RelativeRows(r_PNH, self.v_NH, c_PN, self.scale)
 
-  def by_rows(self, q_at, k_at):
-    return (self.along(q_at, k_at),)
+  def steps(self, q_BTNH, q_at, k_at):
+    rows = self.along(q_at, k_at)
+    c_PN = None if rows.c_PN is None else rows.c_PN * rows.scale
+    if rows.r_PNH is None:
+      return (Plus(c=c_PN),)
+    qr_BTNH = with_bias(q_BTNH, rows.v_NH, rows.scale)
+    return (Plus(qr_BTNH, rows.r_PNH, c_PN),)
 
   def of_heads(self, heads_N):
     r_PNH, c_PN, u_NH, v_NH = (

@@ -10,7 +10,8 @@ from flax import linen as nn
 from flax import struct
 
 from lctx.positions.base import Score, Sizes
-from lctx.positions.relative import RelativeRows, steps_along
+from lctx.positions.relative import steps_along
+from lctx.positions.steps import Plus
 from lctx.types import MASKED, Array, distance
 
 
@@ -69,9 +70,9 @@ class Span(Score):
   z_N: Array
   ramp: int = struct.field(pytree_node=False)
 
-  def by_rows(self, q_at, k_at):
-    c_PN = self._log_mask(steps_along(q_at, k_at)[:, None], self.z_N[None])
-    return (RelativeRows(None, None, c_PN, 1.0),)
+  def steps(self, q_BTNH, q_at, k_at):
+    steps_P1 = steps_along(q_at, k_at)[:, None]
+    return (Plus(c=self._log_mask(steps_P1, self.z_N[None])),)
 
   def of_heads(self, heads_N):
     return self.replace(z_N=self.z_N[heads_N])

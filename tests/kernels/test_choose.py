@@ -49,9 +49,9 @@ CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
     ('gpu', 8192, Window(64), {'promise': False}, Chunked(), 'would take'),
     ('tpu', 1024, Causal(), {'scores': (XL,)}, Fused(), 'in one kernel'),
     ('tpu', 64, Causal(), {}, Dense(), 'take 0.1 MiB'),
-    ('tpu', 8192, LOOKED_UP, {}, Chunked(), 'looks blocks up'),
-    ('tpu', 8192, Causal(), {'scores': CAPPED_FIRST}, Chunked(), 'caps logits'),
-    ('tpu', 8192, Causal(), {'promise': False}, Chunked(), 'order is known'),
+    ('tpu', 8192, LOOKED_UP, {}, Fused(), 'in one kernel'),
+    ('tpu', 8192, Causal(), {'scores': CAPPED_FIRST}, Fused(), 'in one kernel'),
+    ('tpu', 8192, Causal(), {'promise': False}, Chunked(), 'known when compiling'),
   ],
 )
 def test_the_choice_and_its_reason(platform, length, pattern, more, want, why):

@@ -17,10 +17,12 @@ from lctx.kernels.dropout import Dropout
 from lctx.kernels.flash_tiles import Place, Walk
 from lctx.kernels.flash_tpu import Flash, Inputs
 from lctx.kernels.fused import Fused
+from lctx.positions.steps import Cap, Plus, Times
 from lctx.types import EMPTY, segment_coords
 
 B, T, S, N, H = 2, 13, 29, 4, 5
-REACHED = 'q', 'k', 'v', 'qr', 'r', 'c'  # what gradients reach
+BLOCKS = 6  # of a plan
+REACHED = 'q', 'k', 'v', 'qr', 'r', 'c', 'steps'  # what gradients reach
 
 
 def causal(q_at, k_at, head):
@@ -45,6 +47,19 @@ def dilated(q_at, k_at, head):
   return causal(q_at, k_at, head) & (apart | (k_at.offset < 2))
 
 
+def planned(q_at, k_at, head, table):
+  """By a table for each head, looked up by products as a chip needs it."""
+
+  def one(x, shape, axis):
+    number = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+    return (x % BLOCKS == number).astype(jnp.float32)
+
+  q, k = q_at.index, k_at.offset
+  rows = one(q, (*q.shape[:-1], BLOCKS), q.ndim - 1)
+  columns = one(k, (*k.shape[:-2], BLOCKS, k.shape[-1]), k.ndim - 2)
+  return causal(q_at, k_at, head) & (rows @ table @ columns > 0)
+
+
 def normal(seed, *shape):
   values = np.random.default_rng(seed).standard_normal(shape)
   return jnp.asarray(values, jnp.float32)
@@ -65,7 +80,28 @@ def placed(at):
   return jnp.stack([getattr(at, name) for name in Place._fields], axis=1)
 
 
-def some(queries=T, keys=S, group=1, relative=True, c=False, empty=False):
+def step(kind, queries, keys):
+  rows = queries + keys
+  return {
+    'plus': lambda: Plus(c=normal(6, rows, N)),
+    'plus r': lambda: Plus(normal(7, B, queries, N, H), normal(8, rows, N, H)),
+    'times': lambda: Times(
+      c=normal(9, rows - 1, N) / 2, by_query=normal(10, B, N, queries) / 2
+    ),
+    'cap': lambda: Cap(cap=1.5),
+  }[kind]()
+
+
+def some(
+  queries=T,
+  keys=S,
+  group=1,
+  relative=True,
+  c=False,
+  empty=False,
+  steps=(),
+  tables=0,
+):
   """Inputs with everything a case asks for."""
   q_at, k_at = coords(queries, keys, empty)
   rows, shared = queries + keys, N // group
@@ -78,6 +114,8 @@ def some(queries=T, keys=S, group=1, relative=True, c=False, empty=False):
     qr=normal(3, B, queries, N, H) if relative else None,
     r=normal(4, rows, N, H) if relative else None,
     c=normal(5, rows - 1, N) if c else None,
+    steps=tuple(step(kind, queries, keys) for kind in steps),
+    tables=(normal(11, tables, BLOCKS, BLOCKS) > 0,) if tables else (),
   )
 
 
@@ -88,21 +126,25 @@ def seeds():
   return jnp.array([[jax.random.key_data(key) for key in row] for row in keys])
 
 
-def defined(visible, cap, rate, x):
+def defined(visible, rate, x):
   """Attention with every logit at once, looked up row by row."""
   queries, keys, group = x.q.shape[1], x.k.shape[1], N // x.k.shape[2]
   k_BSNH, v_BSNH = (jnp.repeat(a, group, axis=2) for a in (x.k, x.v))
   s_BNTS = jnp.einsum('btnh,bsnh->bnts', x.q, k_BSNH)
   row_TS = np.arange(keys)[None] - np.arange(queries)[:, None] + queries - 1
-  if x.r is not None:
-    s_BNTS += jnp.einsum('btnh,tsnh->bnts', x.qr, x.r[row_TS])
-  if x.c is not None:
-    s_BNTS += jnp.moveaxis(x.c[row_TS], 2, 0)[None]
-  if cap is not None:
-    s_BNTS = cap * jnp.tanh(s_BNTS / cap)
+  for step in (Plus(x.qr, x.r, x.c), *x.steps):
+    term_BNTS = jnp.zeros_like(s_BNTS)
+    if step.r is not None:
+      term_BNTS += jnp.einsum('btnh,tsnh->bnts', step.qr, step.r[row_TS])
+    if step.c is not None:
+      term_BNTS += jnp.moveaxis(step.c[row_TS], 2, 0)[None]
+    if step.by_query is not None:
+      term_BNTS += step.by_query[..., None]
+    s_BNTS = step(s_BNTS, term_BNTS)
   q_at = Place(*jnp.moveaxis(x.q_place, 1, 0)[:, :, None, :, None])
   k_at = Place(*jnp.moveaxis(x.k_place, 1, 0)[:, :, None, None, :])
-  seen = visible(q_at, k_at, jnp.arange(N)[None, :, None, None])
+  tables = (table[None] for table in x.tables)
+  seen = visible(q_at, k_at, jnp.arange(N)[None, :, None, None], *tables)
   seen &= (q_at.document == k_at.document) & (k_at.document >= 0)
   p_BNTS = jax.nn.softmax(jnp.where(seen, s_BNTS, -1e30), axis=-1) * seen
   if rate:
@@ -137,8 +179,28 @@ CASES = {
   'everything': (everything, (8, 16), {'group': 4}, {}),
   'by head': (dilated, (16, 16), {'relative': False, 'c': True}, {}),
   'one query': (causal, (8, 16), {'queries': 1, 'c': True}, {}),
-  'capped': (window, (8, 8), {'queries': 16, 'keys': 16}, {'cap': 1.5}),
-  'dropped': (causal, (8, 16), {'group': 2}, {'cap': 2.5, 'rate': 0.3}),
+  'capped': (
+    window,
+    (8, 8),
+    {'queries': 16, 'keys': 16, 'steps': ['cap']},
+    {},
+  ),
+  'dropped': (causal, (8, 16), {'group': 2, 'steps': ['cap']}, {'rate': 0.3}),
+  'added after the cap': (causal, (8, 16), {'steps': ['cap', 'plus']}, {}),
+  'reweighted': (
+    causal,
+    (8, 16),
+    {'group': 2, 'c': True, 'steps': ['times']},
+    {},
+  ),
+  'all steps, dropped': (
+    window,
+    (8, 8),
+    {'relative': False, 'steps': ['times', 'plus r', 'cap', 'plus']},
+    {'rate': 0.3, **WALK},
+  ),
+  'looked up for each head': (planned, (8, 16), {'tables': N}, {}),
+  'looked up for all heads': (planned, (16, 8), {'tables': 1}, {}),
 }
 
 
@@ -147,7 +209,7 @@ def test_attention_and_all_its_gradients_are_as_defined(case, close):
   visible, sides, given, fields = CASES[case]
   flash = Flash(visible, *sides, **fields, interpret=True)
   inputs = some(**given)
-  definition = functools.partial(defined, visible, flash.cap, flash.rate)
+  definition = functools.partial(defined, visible, flash.rate)
   want = attended(definition, inputs)
   if flash.rate:
     inputs = inputs._replace(seeds=seeds())
@@ -161,7 +223,7 @@ def test_blocks_of_keys_out_of_bounds_are_not_met(close):
     **{name: getattr(some(), name)[:, 16:] for name in 'kv'}
   )
   second = second._replace(k_place=some().k_place[..., 16:], r=some().r[16:])
-  want = defined(everything, None, 0, second)
+  want = defined(everything, 0, second)
   close(y[:, :8], want[:, :8])
   assert not y[:, 8:].any()
 
@@ -176,8 +238,9 @@ def test_keys_meet_the_queries_that_meet_them():
 def test_copies_of_sums_do_not_race(close, capsys):
   """On a simulated chip whose copies take time and whose memory starts bad."""
   chip = pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan')
-  flash, inputs = Flash(causal, 8, 16, interpret=chip), some(c=True)
-  want = attended(functools.partial(defined, causal, None, 0), inputs)
+  flash = Flash(causal, 8, 16, interpret=chip)
+  inputs = some(c=True, steps=['times', 'cap', 'plus'])
+  want = attended(functools.partial(defined, causal, 0), inputs)
   jax.tree.map(close, attended(flash, inputs), want)
   assert 'RACE' not in capsys.readouterr().out
 
@@ -187,7 +250,7 @@ def test_short_numbers_give_nearly_the_same_and_stay_short(close):
   short = {name: getattr(inputs, name) for name in REACHED[:5]}
   short = {name: a.astype(jnp.bfloat16) for name, a in short.items()}
   y, grads = attended(flash, inputs._replace(**short))
-  want = attended(functools.partial(defined, causal, None, 0), inputs)
+  want = attended(functools.partial(defined, causal, 0), inputs)
   for a, b in zip(*map(jax.tree.leaves, ((y, grads), want)), strict=True):
     assert a.dtype == jnp.bfloat16
     close(np.float32(a), b, 0.05)  # eight bits of mantissa
@@ -195,8 +258,8 @@ def test_short_numbers_give_nearly_the_same_and_stay_short(close):
 
 def test_a_query_that_sees_nothing_gets_zeros():
   flash = Flash(causal, 8, 16, interpret=True)
-  y, grads = attended(flash, some(c=True, empty=True))
-  assert not any(a.any() for a in (y, *grads.values()))
+  inputs = some(c=True, empty=True, steps=['times', 'cap', 'plus'])
+  assert not any(a.any() for a in jax.tree.leaves(attended(flash, inputs)))
 
 
 def test_no_array_of_all_queries_and_keys_is_made():
@@ -268,6 +331,14 @@ def shapes_of(length, width, full):
     r=r.update(dtype=jnp.float32),
     c=jax.ShapeDtypeStruct((queries + length, heads), jnp.float32),
     seeds=jax.ShapeDtypeStruct((1, heads, 2), jnp.uint32),
+    steps=(
+      Times(
+        c=jax.ShapeDtypeStruct((queries + length, heads), jnp.float32),
+        by_query=jax.ShapeDtypeStruct((1, heads, queries), jnp.float32),
+      ),
+      Cap(cap=30.0),
+      Plus(c=jax.ShapeDtypeStruct((queries + length, heads), jnp.float32)),
+    ),
   )
 
 
@@ -290,7 +361,7 @@ def test_a_tpu_compiler_takes_it(topology, length, width, full, monkeypatch):
   """And finds room that grows with the length, not with its square."""
   for name, value in ENVIRONMENT.items():
     monkeypatch.setenv(name, value)
-  flash = Flash(dilated, cap=30.0 * full or None, rate=0.1 * full)
+  flash = Flash(dilated, rate=0.1 * full)
   program = compiled(topology, flash, shapes_of(length, width, full))
   lines = program.as_text().split('\n')
   calls = [line for line in lines if 'tpu_custom_call"' in line]

@@ -10,9 +10,22 @@ from jax.experimental import topologies
 
 from lctx import presets
 from lctx.kernels.choose import Auto
-from lctx.models.heads import AdaptiveQueries, AdaptiveSpan, Heads
+from lctx.models.heads import (
+  AdaptiveQueries,
+  AdaptiveScores,
+  AdaptiveSpan,
+  Heads,
+)
 from lctx.models.parts import Compute
-from lctx.patterns import Causal, Chunks, Dilated, GlobalTokens, Sinks, Window
+from lctx.patterns import (
+  BlockSparse,
+  Causal,
+  Chunks,
+  Dilated,
+  GlobalTokens,
+  Sinks,
+  Window,
+)
 from lctx.positions import Alibi, Rope, T5Bias
 from lctx.types import segment_coords
 
@@ -38,7 +51,15 @@ MODELS = {
     'heads': Heads(span=AdaptiveSpan(longest=256)),
     'pattern': Causal() & (Window(64) | GlobalTokens(8)),
   },
+  'cap, then span': {'heads': Heads(cap=30.0, span=AdaptiveSpan(256))},
+  'logits reweighted': {
+    'position': Rope(),
+    'heads': Heads(adaptive=AdaptiveScores()),
+  },
   'queries averaged': {'heads': Heads(adaptive=AdaptiveQueries())},
+  'blocks looked up': {
+    'pattern': Causal() & (Window(9) | BlockSparse(8, 64, random=1, heads=4))
+  },
   'chunks': {'position': Rope(), 'pattern': Causal() & Chunks(128)},
 }
 

@@ -226,7 +226,7 @@ def test_both_ways_a_query_sees_every_block_of_its_document():
     ),
     (
       {'compute': Compute(kernel=Fused())},
-      ['fused', 'model.memory gives 2', 'chunked'],
+      ['fused', 'known when compiling', 'chunked'],
     ),
   ],
 )
