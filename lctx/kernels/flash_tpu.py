@@ -80,7 +80,7 @@ class Flash:
 
   def __call__(self, inputs: Inputs) -> Array:
     """[B, T, N, Hv]: softmax over the keys, times values; zeros for none."""
-    _check(self, inputs)
+    check(self, inputs)
     y_BNTH = _attend(self, _laid_out(self, inputs))
     return jnp.moveaxis(y_BNTH, 1, 2)[:, : inputs.q.shape[1]]
 
@@ -94,7 +94,7 @@ class Flash:
     return Walk(np.array(first, np.int32), np.array(end, np.int32))
 
 
-def _check(flash: Flash, x: Inputs) -> None:
+def check(flash, x: Inputs) -> None:
   rows = x.q.shape[1] + x.k.shape[1]
   for name in ('r', 'c'):
     array = getattr(x, name)
