@@ -111,6 +111,7 @@ KERNELS = {
   'chunked': Chunked(3, 5),
   'banded': Banded(3),
   'fused': Fused(8, 8, interpret=True),
+  'fused, gpu': Fused(8, 8, interpret=True, platform='gpu'),
 }
 
 
@@ -120,9 +121,10 @@ def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:
     return 'causal buckets give keys ahead no distance'
   if kernel == 'banded' and None in PATTERNS[pattern].reach:
     return 'a band has an end on both sides'
-  if kernel == 'fused' and PATTERNS[pattern].looks_up:
-    return 'a kernel of TPUs cannot look blocks up in a plan'
-  if kernel == 'fused' and score == 'adaptive scores':
+  fused = kernel.startswith('fused')
+  if fused and PATTERNS[pattern].looks_up:
+    return 'a fused kernel cannot look blocks up in a plan'
+  if fused and score == 'adaptive scores':
     return 'sums over rows come before the first logit, in a pass of their own'
   return None
 

@@ -11,6 +11,7 @@ Needs an NVIDIA GPU of compute capability 8.0 (A100) or newer.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 
 import jax
@@ -27,6 +28,7 @@ from lctx.kernels.flash_tpu import Inputs, check
 from lctx.types import EMPTY, MASKED, Array
 
 LEAST = 16  # sides and widths that tensor cores multiply
+WIDEST = 128  # heads whose tiles fit into the fast memory of an A100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,24 +70,39 @@ class Flash:
     assert len(first) == len(end) == blocks and max(end) <= all_keys
     return Walk(np.array(first, np.int32), np.array(end, np.int32))
 
-  def call(self, kernel, name: str, grid, x: Operands, strip: bool):
-    """A `pallas_call` of a kernel, for this GPU's registers and memory.
+  def call(self, kernel, name: str, grid, strip: bool, warps: int):
+    """A `pallas_call` of a kernel, with what the compiler must know.
 
-    The compiler may fetch operands ahead, but must not do so with a strip,
-    whose contents are made in between.
+    It may fetch operands ahead, but not with a strip, whose contents are made
+    in between. Half as many `warps` would run out of registers.
     """
-    width = max(x.q.shape[-1], x.v.shape[-1])
-    params = plgpu.CompilerParams(
-      num_warps=4 if width <= 64 else 8, num_stages=1 if strip else 2
-    )
     return functools.partial(
       pl.pallas_call,
       functools.partial(kernel, self),
       name=name,
       grid=grid,
-      compiler_params=params,
+      compiler_params=plgpu.CompilerParams(
+        num_warps=warps, num_stages=1 if strip else 2
+      ),
       interpret=self.interpret,
     )
+
+
+def hindrance(*widths: int) -> str | None:
+  """Why heads of these widths cannot be here; None = they can."""
+  if max(widths) > WIDEST:
+    return (
+      f'takes heads of at most {WIDEST} numbers on a GPU, but they have '
+      f'{max(widths)}'
+    )
+  if jax.default_backend() == 'gpu':
+    capability = jax.local_devices()[0].compute_capability
+    if not re.match(r'([89]|\d\d)\.', capability):
+      return (
+        'needs an NVIDIA GPU of compute capability 8.0 or newer, but this one '
+        f'has {capability}'
+      )
+  return None
 
 
 def _laid_out(flash: Flash, x: Inputs) -> Operands:
@@ -157,7 +174,8 @@ def _forward(flash: Flash, x: Operands) -> tuple[Array, Array]:
   (batch, heads, length, _), width = x.q.shape, x.v.shape[-1]
   grid = length // flash.queries, heads, batch
   strip = x.r is not None
-  call = flash.call(_forward_kernel, 'lctx_flash_forward', grid, x, strip)
+  warps = tiles.warps(x)
+  call = flash.call(_forward_kernel, 'lctx_flash_forward', grid, strip, warps)
   y_BNTH, lse_BN1T, _ = call(
     out_shape=(
       jax.ShapeDtypeStruct((batch, heads, length, width), x.v.dtype),

@@ -33,8 +33,8 @@ def of_queries(flash, x: Operands, up: Upstream) -> tuple[Array, Array | None]:
   batch, heads, length, _ = x.q.shape
   grid = length // flash.queries, heads, batch
   strip = x.r is not None
-  name = 'lctx_flash_of_queries'
-  dq, dqr, _ = flash.call(_of_queries_kernel, name, grid, x, strip)(
+  name, warps = 'lctx_flash_of_queries', tiles.warps(x)
+  dq, dqr, _ = flash.call(_of_queries_kernel, name, grid, strip, warps)(
     out_shape=(
       _like(x.q),
       _like(x.qr),
@@ -104,7 +104,8 @@ def of_keys(flash, x: Operands, up: Upstream) -> tuple[Array, Array]:
   batch, key_heads, length, _ = x.k.shape
   grid = length // flash.keys, key_heads, batch
   strip = x.r is not None
-  dk, dv, _ = flash.call(_of_keys_kernel, 'lctx_flash_of_keys', grid, x, strip)(
+  name, warps = 'lctx_flash_of_keys', tiles.warps(x)
+  dk, dv, _ = flash.call(_of_keys_kernel, name, grid, strip, warps)(
     out_shape=(
       _like(x.k),
       _like(x.v),
@@ -167,7 +168,7 @@ def of_rows(
     shape = len(tiles.window(flash)), batch, heads, grid[0], flash.keys, *width
     return None if array is None else jax.ShapeDtypeStruct(shape, jnp.float32)
 
-  dr, dc, _ = flash.call(kernel, 'lctx_flash_of_rows', grid, x, True)(
+  dr, dc, _ = flash.call(kernel, 'lctx_flash_of_rows', grid, True, warps=8)(
     out_shape=(
       parts(x.r, *(() if x.r is None else x.r.shape[2:])),
       parts(x.c),

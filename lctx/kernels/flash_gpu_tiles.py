@@ -93,6 +93,11 @@ def strips(flash, programs: int) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
+def warps(x: Operands) -> int:
+  """That share a tile, of 32 threads each: none then runs out of registers."""
+  return 4 if max(x.q.shape[-1], x.v.shape[-1]) <= 64 else 8
+
+
 def steps(shape: tuple[int, int], axis: int = 0) -> Array:
   """Relative rows from the first of a tile to each query and key's own."""
   t = jax.lax.broadcasted_iota(jnp.int32, shape, axis)

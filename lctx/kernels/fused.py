@@ -1,7 +1,8 @@
-"""Attention in one kernel: on a TPU, nothing of size [T, S] leaves the chip.
+"""Attention in one kernel: nothing of size [T, S] is kept.
 
-The part of a config; `flash_tpu` is the kernel. Scores that rotate queries and
-keys, or add what the distance says, run inside it; so does a cap.
+The part of a config; `flash_tpu` and `flash_gpu` are the kernels. Scores that
+rotate queries and keys, or add what the distance says, run inside them; so does
+a cap.
 """
 
 import dataclasses
@@ -10,11 +11,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from lctx.kernels import flash_gpu, flash_tpu
 from lctx.kernels.base import Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.flash_tiles import Place
-from lctx.kernels.flash_tpu import Flash, Inputs
+from lctx.kernels.flash_tpu import Inputs
 from lctx.kernels.source import Source, rotated
 from lctx.kernels.tiles import longer_coords, seen_blocks
 from lctx.patterns.base import Pattern
@@ -23,29 +25,34 @@ from lctx.positions.relative import RelativeRows, with_bias
 from lctx.types import Array, Beside, Coords
 
 _INSTEAD = 'Use model.compute.kernel=chunked, which can.'
+_FLASH = {'tpu': flash_tpu.Flash, 'gpu': flash_gpu.Flash}
 
 
 @dataclasses.dataclass(frozen=True)
 class Fused(Kernel):
-  """By tiles of `queries` x `keys`, multiples of 128; TPU v5 or newer.
+  """By tiles of `queries` x `keys`, None = as suits; TPU v5, A100, or newer.
 
-  `interpret` runs it on any platform, slowly, by tiles of multiples of 8: for
-  tests.
+  On a TPU both are multiples of 128; on a GPU powers of two from 16 on, keys at
+  most as many as queries. `platform` ('tpu', 'gpu'): where the program will
+  run; None = where this process computes. `interpret` runs it on any, slowly,
+  with sides from 8 on, as on a TPU if no platform is given: for tests.
   """
 
-  queries: int = 256
-  keys: int = 512
+  queries: int | None = None
+  keys: int | None = None
   interpret: bool = False
+  platform: str | None = None
 
   def __post_init__(self):
-    multiple = 8 if self.interpret else 128
-    for name in ('queries', 'keys'):
-      side = getattr(self, name)
-      if side < 1 or side % multiple:
-        raise ValueError(
-          f'model.compute.kernel.{name} = {side} is the side of a tile and '
-          f'must be a multiple of {multiple}, such as 256.'
-        )
+    if self.platform not in (None, *_FLASH):
+      raise ValueError(
+        f'model.compute.kernel.platform = {self.platform!r} has no fused '
+        "kernel. Use 'tpu' or 'gpu', or none for where the process computes."
+      )
+    known = self.platform or ('tpu' if self.interpret else None)
+    misfits = [self._misfit(one) for one in ((known,) if known else _FLASH)]
+    if all(misfits):
+      raise ValueError(' '.join(misfits))
 
   def check(self, pattern, kinds):
     hindrance = _hindrance(pattern, kinds)
@@ -53,30 +60,40 @@ class Fused(Kernel):
       raise ValueError(f'model.compute.kernel = fused {hindrance}. {_INSTEAD}')
 
   def check_platform(self, platform):
-    if platform != 'tpu' and not self.interpret:
+    if self.interpret:
+      return
+    if platform not in _FLASH:
       raise ValueError(
-        f'model.compute.kernel = fused runs on TPUs, but this is a {platform}. '
-        'Use model.compute.kernel=auto, which takes it on TPUs only.'
+        f'model.compute.kernel = fused runs on TPUs and GPUs, but this is a '
+        f'{platform}. Use model.compute.kernel=auto, which takes it there only.'
       )
+    if self.platform not in (None, platform):
+      raise ValueError(
+        f'model.compute.kernel.platform = {self.platform}, but this is a '
+        f'{platform}. Leave it out, or use model.compute.kernel=auto.'
+      )
+    if misfit := self._misfit(platform):
+      raise ValueError(misfit)
 
   def for_decoding(self):
     return Chunked()
 
   def __call__(self, sources, dropout):
-    if reason := unfusable(sources):
+    platform = self.platform or self._here()
+    self.check_platform(platform)
+    if reason := unfusable(sources, platform):
       raise ValueError(f'model.compute.kernel = fused {reason}. {_INSTEAD}')
     (source,) = sources
     q_at, k_at = source.q_at, source.k_at
+    sides = self._sides(platform)
     longer_q, longer_k = (
       longer_coords(at, -at.length % side)
-      for at, side in ((q_at, self.queries), (k_at, self.keys))
+      for at, side in zip((q_at, k_at), sides, strict=True)
     )
-    sides = (self.queries, self.keys)
     first, end = seen_blocks(source.pattern.reach, longer_q, longer_k, sides)
-    flash = Flash(
-      visible=functools.partial(_visible, source.pattern),
-      queries=self.queries,
-      keys=self.keys,
+    flash = _FLASH[platform](
+      functools.partial(_visible, source.pattern),
+      *sides,
       cap=next((s.cap for s in source.scores if s.caps), None),
       rate=dropout.rate if dropout is not None else 0.0,
       first=first,
@@ -85,8 +102,39 @@ class Fused(Kernel):
     )
     return flash(_inputs(source, dropout))
 
+  def _here(self) -> str:
+    return 'tpu' if self.interpret else jax.default_backend()
 
-def unfusable(sources: tuple[Source, ...]) -> str | None:
+  def _sides(self, platform: str) -> tuple[int, int]:
+    flash = _FLASH[platform]
+    queries = flash.queries if self.queries is None else self.queries
+    return queries, flash.keys if self.keys is None else self.keys
+
+  def _misfit(self, platform: str) -> str | None:
+    """Why tiles of these sides cannot be there, or None."""
+    queries, keys = self._sides(platform)
+    for name, side in (('queries', queries), ('keys', keys)):
+      given = f'model.compute.kernel.{name} = {side} is the side of a tile'
+      multiple = 8 if self.interpret else 128
+      if platform == 'tpu' and (side < 1 or side % multiple):
+        return (
+          f'{given} and must be a multiple of {multiple} on a TPU, such as 256.'
+        )
+      least = 8 if self.interpret else flash_gpu.LEAST
+      if platform == 'gpu' and (side < least or side & (side - 1)):
+        return (
+          f'{given} and must be a power of two on a GPU, {least} or more, such '
+          'as 64.'
+        )
+    if platform == 'gpu' and keys > queries:
+      return (
+        f'model.compute.kernel.keys = {keys} are more than its queries = '
+        f'{queries}. On a GPU, use at most as many.'
+      )
+    return None
+
+
+def unfusable(sources: tuple[Source, ...], platform: str) -> str | None:
   """Why these do not fit into one fused kernel; None = they do."""
   if len(sources) != 1:
     return f'reads one set of keys, but memory gives {len(sources)}'
@@ -101,6 +149,8 @@ def unfusable(sources: tuple[Source, ...]) -> str | None:
     _rows(source)
   except ValueError as error:
     return f'adds and caps only, but {error}'
+  if platform == 'gpu':
+    return flash_gpu.hindrance(source.q.shape[-1], source.v.shape[-1])
   return None
 
 
