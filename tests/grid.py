@@ -122,6 +122,7 @@ KERNELS = {
   'chunked': Chunked(3, 5),
   'banded': Banded(3),
   'fused': Fused(8, 8, interpret=True),
+  'fused, gpu': Fused(8, 8, interpret=True, platform='gpu'),
 }
 
 
@@ -135,8 +136,12 @@ def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:
     pattern in BESIDE or None in PATTERNS[pattern].reach
   ):
     return 'a band has an end on both sides'
-  if kernel == 'fused' and pattern in BESIDE:
+  if kernel.startswith('fused') and pattern in BESIDE:
     return 'blocks lie at distances that differ from query to query'
+  if kernel == 'fused, gpu' and 'block-sparse' in pattern:
+    return 'tables are not looked up on GPUs yet'
+  if kernel == 'fused, gpu' and score == 'adaptive scores':
+    return 'logits are not multiplied on GPUs yet'
   return None
 
 

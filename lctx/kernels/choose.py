@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 AT_ONCE = 128  # MiB of logits that may exist at a time
 NARROW = 256  # keys of a window from which tiles are as fast on a CPU
-ONE_TILE = 128  # queries below which a TPU's tile is mostly empty
+ONE_TILE = 128  # queries below which a fused tile is mostly empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +50,14 @@ def choose(sources: tuple[Source, ...], platform: str) -> tuple[Kernel, str]:
   batch, length, heads, _ = sources[0].q.shape
   keys = sum(source.k.shape[1] for source in sources)
   size = f'{length:,} queries x {keys:,} keys'
-  reason = ''
-  if platform == 'tpu' and length >= ONE_TILE:
-    hindrance = unfusable(sources)
+  reason, logits = '', 4 * batch * heads * length * keys / 2**20
+  worth = {'tpu': True, 'gpu': logits > AT_ONCE}.get(platform, False)
+  if worth and length >= ONE_TILE:
+    hindrance = unfusable(sources, platform)
     if hindrance is None:
-      return Fused(), f'a TPU computes {size} in one kernel'
+      kernel = Fused(platform=platform)
+      return kernel, f'a {platform.upper()} computes {size} in one kernel'
     reason = f' (fused {hindrance})'
-  logits = 4 * batch * heads * length * keys / 2**20
   if logits <= AT_ONCE:
     return Dense(), f'the logits of {size} take {logits:,.1f} MiB{reason}'
   band = _band(sources)

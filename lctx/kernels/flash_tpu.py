@@ -11,7 +11,7 @@ Needs a TPU v5 or newer, which can rotate each row by a distance of its own.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -108,12 +108,17 @@ def attend(flashes: tuple[Flash, ...], inputs: tuple[Inputs, ...]) -> Array:
   """
   assert len({flash.queries for flash in flashes}) == 1
   for flash, one in zip(flashes, inputs, strict=True):
-    _check(flash, one)
+    check(flash, one)
   y_BNTH = _attend(flashes, tuple(map(_laid_out, flashes, inputs)))
   return jnp.moveaxis(y_BNTH, 1, 2)[:, : inputs[0].q.shape[1]]
 
 
-def _check(flash: Flash, x: Inputs) -> None:
+def hindrance(inputs: Sequence[Inputs]) -> str | None:
+  """Why these cannot be here; None = they can."""
+  return None
+
+
+def check(flash, x: Inputs) -> None:
   rows = x.q.shape[1] + x.k.shape[1]
   for step, name in itertools.product(x.all_steps, ('r', 'c')):
     array = getattr(step, name)

@@ -1,8 +1,8 @@
-"""Attention in one kernel: on a TPU, nothing of size [T, S] leaves the chip.
+"""Attention in one kernel: nothing of size [T, S] is kept.
 
-The part of a config; `flash_tpu` is the kernel. Scores rotate queries and keys
-before it, and change logits inside it by `Step`s; sums over whole rows come
-first, by blocks.
+The part of a config; `flash_tpu` and `flash_gpu` are the kernels. Scores rotate
+queries and keys before them, and change logits inside by `Step`s; sums over
+whole rows come first, by blocks.
 """
 
 import dataclasses
@@ -11,11 +11,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from lctx.kernels import flash_gpu, flash_tpu
 from lctx.kernels.base import Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.flash_tiles import Place
-from lctx.kernels.flash_tpu import Flash, Inputs, attend
+from lctx.kernels.flash_tpu import Inputs
 from lctx.kernels.fold import folded
 from lctx.kernels.source import Source, rotated
 from lctx.kernels.tiles import longer_coords, seen_blocks
@@ -25,84 +26,132 @@ from lctx.types import Array, Beside, Coords
 
 _ORDER = 'needs keys that lie in steps known when compiling'
 _INSTEAD = 'Use model.compute.kernel=chunked, which can.'
+_KERNELS = {'tpu': flash_tpu, 'gpu': flash_gpu}
 
 
 @dataclasses.dataclass(frozen=True)
 class Fused(Kernel):
-  """By tiles of `queries` x `keys`, multiples of 128; TPU v5 or newer.
+  """By tiles of `queries` x `keys`, None = as suits; TPU v5, A100, or newer.
 
-  `interpret` runs it on any platform, slowly, by tiles of multiples of 8: for
-  tests.
+  On a TPU both are multiples of 128; on a GPU powers of two from 16 on, keys at
+  most as many as queries. `platform` ('tpu', 'gpu'): where the program will
+  run; None = where this process computes. `interpret` runs it on any, slowly,
+  with sides from 8 on, as on a TPU if no platform is given: for tests.
   """
 
-  queries: int = 256
-  keys: int = 512
+  queries: int | None = None
+  keys: int | None = None
   interpret: bool = False
+  platform: str | None = None
 
   def __post_init__(self):
-    multiple = 8 if self.interpret else 128
-    for name in ('queries', 'keys'):
-      side = getattr(self, name)
-      if side < 1 or side % multiple:
-        raise ValueError(
-          f'model.compute.kernel.{name} = {side} is the side of a tile and '
-          f'must be a multiple of {multiple}, such as 256.'
-        )
+    if self.platform not in (None, *_KERNELS):
+      raise ValueError(
+        f'model.compute.kernel.platform = {self.platform!r} has no fused '
+        "kernel. Use 'tpu' or 'gpu', or none for where the process computes."
+      )
+    known = self.platform or ('tpu' if self.interpret else None)
+    misfits = [self._misfit(one) for one in ((known,) if known else _KERNELS)]
+    if all(misfits):
+      raise ValueError(' '.join(misfits))
 
   def check(self, patterns, in_order):
     if not in_order:
       raise ValueError(f'model.compute.kernel = fused {_ORDER}. {_INSTEAD}')
 
   def check_platform(self, platform):
-    if platform != 'tpu' and not self.interpret:
+    if self.interpret:
+      return
+    if platform not in _KERNELS:
       raise ValueError(
-        f'model.compute.kernel = fused runs on TPUs, but this is a {platform}. '
-        'Use model.compute.kernel=auto, which takes it on TPUs only.'
+        f'model.compute.kernel = fused runs on TPUs and GPUs, but this is a '
+        f'{platform}. Use model.compute.kernel=auto, which takes it there only.'
       )
+    if self.platform not in (None, platform):
+      raise ValueError(
+        f'model.compute.kernel.platform = {self.platform}, but this is a '
+        f'{platform}. Leave it out, or use model.compute.kernel=auto.'
+      )
+    if misfit := self._misfit(platform):
+      raise ValueError(misfit)
 
   def for_decoding(self):
     return Chunked()
 
   def __call__(self, sources, dropout):
-    if reason := unfusable(sources):
+    platform = self.platform or self._here()
+    self.check_platform(platform)
+    if reason := unfusable(sources, platform):
       raise ValueError(f'model.compute.kernel = fused {reason}. {_INSTEAD}')
+    _, keys = sides = self._sides(platform)
     known = [
-      (self._flash(source, dropout), _inputs(source, dropout))
-      for source in folded(sources, self.keys)
+      (self._flash(source, dropout, platform, sides), _inputs(source, dropout))
+      for source in folded(sources, keys)
     ]
-    return attend(*zip(*known))
+    return _KERNELS[platform].attend(*zip(*known))
 
-  def _flash(self, source: Source, dropout: Dropout | None) -> Flash:
-    sides = self.queries, self.keys
+  def _flash(self, source, dropout, platform, sides):
     longer_q, longer_k = (
       longer_coords(at, -at.length % side)
-      for at, side in zip((source.q_at, source.k_at), sides)
+      for at, side in zip((source.q_at, source.k_at), sides, strict=True)
     )
     first, end = seen_blocks(source.pattern.reach, longer_q, longer_k, sides)
     tables = jax.eval_shape(source.pattern.tables, source.heads_N)
     layout = jax.tree.structure(tables)
-    return Flash(
-      visible=functools.partial(_visible, source.pattern, layout),
-      queries=self.queries,
-      keys=self.keys,
+    return _KERNELS[platform].Flash(
+      functools.partial(_visible, source.pattern, layout),
+      *sides,
       rate=dropout.rate if dropout is not None else 0.0,
       first=first,
       end=end,
       interpret=self.interpret,
     )
 
+  def _here(self) -> str:
+    return 'tpu' if self.interpret else jax.default_backend()
 
-def unfusable(sources: tuple[Source, ...]) -> str | None:
+  def _sides(self, platform: str) -> tuple[int, int]:
+    flash = _KERNELS[platform].Flash
+    queries = flash.queries if self.queries is None else self.queries
+    return queries, flash.keys if self.keys is None else self.keys
+
+  def _misfit(self, platform: str) -> str | None:
+    """Why tiles of these sides cannot be there, or None."""
+    queries, keys = self._sides(platform)
+    for name, side in (('queries', queries), ('keys', keys)):
+      given = f'model.compute.kernel.{name} = {side} is the side of a tile'
+      multiple = 8 if self.interpret else 128
+      if platform == 'tpu' and (side < 1 or side % multiple):
+        return (
+          f'{given} and must be a multiple of {multiple} on a TPU, such as 256.'
+        )
+      least = 8 if self.interpret else flash_gpu.LEAST
+      if platform == 'gpu' and (side < least or side & (side - 1)):
+        return (
+          f'{given} and must be a power of two on a GPU, {least} or more, such '
+          'as 64.'
+        )
+    if platform == 'gpu' and keys > queries:
+      return (
+        f'model.compute.kernel.keys = {keys} are more than its queries = '
+        f'{queries}. On a GPU, use at most as many.'
+      )
+    return None
+
+
+def unfusable(sources: tuple[Source, ...], platform: str) -> str | None:
   """Why these do not fit into the fused kernel; None = they do."""
   for source in sources:
     at = source.q_at, source.k_at
     if any(x.start is None or x.step != 1 for x in at):
       return _ORDER
   try:
-    jax.eval_shape(lambda x: list(map(_steps, folded(x))), sources)
+    inputs = jax.eval_shape(
+      lambda x: [_inputs(source, None) for source in folded(x)], sources
+    )
   except NotImplementedError as error:
     return f'changes logits by steps, but {error}'
-  return None
+  return _KERNELS[platform].hindrance(inputs)
 
 
 def _steps(source: Source) -> tuple[Plus, tuple[Step, ...]]:

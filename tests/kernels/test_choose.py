@@ -21,9 +21,9 @@ from lctx.positions.span import Span
 from lctx.types import segment_coords
 
 
-def source(length, pattern, scores=(), promise=True):
+def source(length, pattern, scores=(), promise=True, width=64):
   """Shapes alone: nothing of this size is made."""
-  array = jax.ShapeDtypeStruct((1, length, 8, 64), jnp.float32)
+  array = jax.ShapeDtypeStruct((1, length, 8, width), jnp.float32)
   at = segment_coords(jnp.zeros((1, length), jnp.int32))
   if not promise:
     at = at.replace(start=None)
@@ -33,6 +33,7 @@ def source(length, pattern, scores=(), promise=True):
 r_PNH = jnp.zeros((8, 8, 64))
 XL = Relative(r_PNH, None, None, None, 1.0)
 LOOKED_UP = Causal() & BlockSparse(64)
+TPU, GPU = Fused(platform='tpu'), Fused(platform='gpu')
 CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
 
 
@@ -44,14 +45,24 @@ CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
     ('cpu', 8192, Window(64), {}, Banded(), 'sees 65 at most'),
     ('cpu', 8192, Window(1024), {}, Chunked(), '8,192 queries x 8,192'),
     ('cpu', 8192, Dilated(512, (1,) * 4 + (2,) * 4), {}, Banded(), '1,025'),
-    ('gpu', 8192, Window(1024), {}, Banded(), 'sees 1,025'),
-    ('gpu', 8192, Window(64) | Sinks(4), {}, Chunked(), 'would take'),
-    ('gpu', 8192, Window(64), {'promise': False}, Chunked(), 'would take'),
-    ('tpu', 1024, Causal(), {'scores': (XL,)}, Fused(), 'in one kernel'),
+    ('gpu', 1024, Causal(), {'scores': (XL,)}, Dense(), 'take 32.0 MiB'),
+    ('gpu', 8192, Causal(), {'scores': (XL,)}, GPU, 'a GPU computes 8,192'),
+    ('gpu', 8192, Window(64) | Sinks(4), {}, GPU, 'in one kernel'),
+    ('gpu', 8192, Window(1024), {'width': 256}, Banded(), 'sees 1,025'),
+    ('gpu', 8192, Causal(), {'width': 256}, Chunked(), 'at most 128 numbers'),
+    ('gpu', 8192, Window(64), {'promise': False}, Chunked(), 'order is known'),
+    ('tpu', 1024, Causal(), {'scores': (XL,)}, TPU, 'in one kernel'),
     ('tpu', 64, Causal(), {}, Dense(), 'take 0.1 MiB'),
     ('tpu', 8192, LOOKED_UP, {}, Fused(), 'in one kernel'),
     ('tpu', 8192, Causal(), {'scores': CAPPED_FIRST}, Fused(), 'in one kernel'),
-    ('tpu', 8192, Causal(), {'promise': False}, Chunked(), 'known when compiling'),
+    (
+      'tpu',
+      8192,
+      Causal(),
+      {'promise': False},
+      Chunked(),
+      'known when compiling',
+    ),
   ],
 )
 def test_the_choice_and_its_reason(platform, length, pattern, more, want, why):

@@ -192,4 +192,9 @@ def test_a_kernel_that_does_not_run_here_is_named():
     Fused().check_platform('cpu')
   for kernel in (Fused(8, 8, interpret=True), Chunked(), Dense(), Banded()):
     kernel.check_platform('cpu')
-  Fused().check_platform('tpu')
+  for platform in ('tpu', 'gpu'):
+    Fused().check_platform(platform)
+  with pytest.raises(ValueError, match=r'platform = gpu, but this is a tpu'):
+    Fused(platform='gpu').check_platform('tpu')
+  with pytest.raises(ValueError, match=r'queries = 384 .* power of two'):
+    Fused(384).check_platform('gpu')

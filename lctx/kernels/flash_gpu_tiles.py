@@ -1,0 +1,217 @@
+"""One tile of the fused kernels for GPUs: its logits, and their gradient.
+
+As in `flash_tiles`, T queries meet S keys and the T + S relative rows between
+them. A tile may lie on its side, keys down and queries across: `axis` is the
+one that queries run along.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from lctx.kernels.flash_tiles import (
+  Found,
+  Operands,
+  Place,
+  Upstream,
+  product,
+  threefry,
+)
+from lctx.types import MASKED, Array
+
+
+class Tile(NamedTuple):
+  """Its row, head, block of queries and block of keys."""
+
+  b: Array
+  n: Array
+  i: Array
+  j: Array
+
+
+class Strip(NamedTuple):
+  """Memory of one program, in which the rows of a tile are shifted.
+
+  Threads of a GPU hold parts of rows, and none can tell by how much to shift
+  its part when compiling. So they write one way and read another, float32
+  [T, R] in main memory: small enough to stay in cache. Column p holds relative
+  row p modulo R, a power of two of at least T + S; between writing and reading
+  all threads must `meet`.
+  """
+
+  memory: Array  # float32 [programs, T, R]
+  program: Array
+  interpret: bool
+
+  def meet(self) -> None:
+    if not self.interpret:  # which runs one step after the other
+      plgpu.debug_barrier()
+
+  def put(self, x_TS: Array, row: Array) -> None:
+    """Relative rows from `row` on, straight."""
+    self.memory[self.program, :, self._columns(row, x_TS.shape[1])] = x_TS
+
+  def take(self, row: Array, more: int, keys: int, low, high) -> Array:
+    """[T, S], straight: rows from `row` + `more` on of a tile put skewed.
+
+    Zeros where the key of a query and a row, counted from the first key of the
+    tile at `row`, is not from `low` to `high` - 1.
+    """
+    shape = self.memory.shape[1], keys
+    t_TS, s_TS = (
+      jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1)
+    )
+    key_TS = more + s_TS + t_TS - (shape[0] - 1)
+    held_TS = (low <= key_TS) & (key_TS < high)
+    here = self.memory.at[self.program, :, self._columns(row + more, keys)]
+    return plgpu.load(here, mask=held_TS, other=0.0)
+
+  def put_skewed(self, x_TS: Array, row: Array) -> None:
+    """A tile whose window starts at `row`: what `take_skewed` gives."""
+    self._skewed(row, x_TS.shape, 0)[...] = x_TS
+
+  def take_skewed(self, row: Array, shape: tuple[int, int], axis: int) -> Array:
+    """out[t, s] = x[t, T - 1 - t + s], with `row` as the first of x."""
+    return self._skewed(row, shape, axis)[...]
+
+  def _columns(self, row, keys):
+    return pl.ds(pl.multiple_of(row & (self.memory.shape[2] - 1), keys), keys)
+
+  def _skewed(self, row, shape, axis):
+    column = (row + steps(shape, axis)) & (self.memory.shape[2] - 1)
+    t = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+    return self.memory.at[self.program, t, column]
+
+
+def strips(flash, programs: int) -> jax.ShapeDtypeStruct:
+  """Memory for the strips of all programs."""
+  columns = pl.next_power_of_2(flash.queries + flash.keys)
+  shape = programs, flash.queries, columns
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def warps(x: Operands) -> int:
+  """That share a tile, of 32 threads each: none then runs out of registers."""
+  return 4 if max(x.q.shape[-1], x.v.shape[-1]) <= 64 else 8
+
+
+def steps(shape: tuple[int, int], axis: int = 0) -> Array:
+  """Relative rows from the first of a tile to each query and key's own."""
+  t = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+  s = jax.lax.broadcasted_iota(jnp.int32, shape, 1 - axis)
+  return shape[axis] - 1 - t + s
+
+
+def of_queries(flash, array, tile: Tile) -> Array:
+  """[T, H] of an array [B, N, T, H]."""
+  return array[tile.b, tile.n, _block(tile.i, flash.queries), :]
+
+
+def of_keys(flash, array, tile: Tile, heads: int) -> Array:
+  """[S, H] of an array [B, K, S, H], which `heads` heads share."""
+  group = heads // array.shape[1]
+  k = jax.lax.div(tile.n, jnp.full_like(tile.n, group))
+  return array[tile.b, k, _block(tile.j, flash.keys), :]
+
+
+def _block(number, size):
+  return pl.ds(number * size, size)
+
+
+def by_row(flash, x: Operands, n: Array, qr_TH: Array, row: Array) -> Array:
+  """What each query thinks of S relative rows from `row` on: [T, S]."""
+  rows = pl.ds(row, flash.keys)
+  by_row_TS = product(qr_TH, x.r[n, rows, :], (1, 1))
+  return by_row_TS if x.c is None else by_row_TS + x.c[n, 0, rows][None]
+
+
+def relative(flash, x: Operands, strip, tile: Tile, qr_TH, fresh, axis=0):
+  """What distances add to logits; None = nothing.
+
+  `fresh` are the rows of the tile, by their distance from its first, that no
+  tile before it has put into the strip; S of each are.
+  """
+  shape = (flash.queries, flash.keys)[:: 1 - 2 * axis]
+  row = first_row(flash, x, tile)
+  if x.r is None:
+    return None if x.c is None else x.c[tile.n, 0, row + steps(shape, axis)]
+  parts = [by_row(flash, x, tile.n, qr_TH, row + more) for more in fresh]
+  strip.meet()
+  for more, part_TS in zip(fresh, parts, strict=True):
+    strip.put(part_TS, row + more)
+  strip.meet()
+  return strip.take_skewed(row, shape, axis)
+
+
+def first_row(flash, x: Operands, tile: Tile) -> Array:
+  """The first relative row of a tile."""
+  blocks = x.q.shape[2] // flash.queries
+  row = (blocks - 1 - tile.i) * flash.queries + tile.j * flash.keys
+  return pl.multiple_of(row, flash.keys)
+
+
+def window(flash) -> range:
+  """Where each S of a tile's T + S relative rows start."""
+  return range(0, flash.queries + flash.keys, flash.keys)
+
+
+def judged(flash, x: Operands, s, tile: Tile, axis=0):
+  """Logits, hidden ones `MASKED`, and the tangents of the cap if there is one.
+
+  With a cap, a logit is cap * tangent, and its slope 1 - tangent ** 2.
+  """
+  tangent = None
+  if flash.cap is not None:
+    tangent = jnp.tanh(s / flash.cap)
+    s = flash.cap * tangent
+  q_at, k_at = places(flash, x, tile, axis)
+  seen = flash.visible(q_at, k_at, x.heads[tile.n])
+  seen &= (q_at.document == k_at.document) & (k_at.document >= 0)
+  return jnp.where(seen, s, MASKED), tangent
+
+
+def found(flash, x: Operands, up: Upstream, tile: Tile, s, dp, axis=0) -> Found:
+  """Gradients of a tile (Dao et al. 2022, algorithm 4).
+
+  `s` is what products gave, `dp` the products of dy and values.
+  """
+  s, tangent = judged(flash, x, s, tile, axis)
+  rows = _block(tile.i, flash.queries)
+  lse, delta = (
+    along(a[tile.b, tile.n, 0, rows], axis) for a in (up.lse, up.delta)
+  )
+  p = kept = jnp.exp(s - lse)
+  if flash.rate:
+    keeps = keep(flash, x, tile, axis)
+    dp, kept = dp * keeps, p * keeps
+  ds = p * (dp - delta)
+  if tangent is not None:
+    ds *= 1 - tangent * tangent
+  return Found(kept, ds)
+
+
+def keep(flash, x: Operands, tile: Tile, axis=0) -> Array:
+  """1 / (1 - rate) or 0, bit for bit as `Dropout.keep` draws it."""
+  q_at, k_at = places(flash, x, tile, axis)
+  mask = 2 * (tile.b * x.q.shape[1] + tile.n)
+  bits = threefry((x.seeds[mask], x.seeds[mask + 1]), q_at.index, k_at.index)
+  high = jax.lax.shift_right_logical(bits, jnp.full_like(bits, 8))
+  uniform = high.astype(jnp.float32) * 2.0**-24
+  return jnp.where(uniform >= flash.rate, 1 / (1 - flash.rate), 0.0)
+
+
+def places(flash, x: Operands, tile: Tile, axis) -> tuple[Place, Place]:
+  def of(array, number, size, axis):
+    rows = (array[tile.b, n, _block(number, size)] for n in range(5))
+    return Place(*(along(row, axis) for row in rows))
+
+  q_at = of(x.q_place, tile.i, flash.queries, axis)
+  return q_at, of(x.k_place, tile.j, flash.keys, 1 - axis)
+
+
+def along(x_L: Array, axis: int) -> Array:
+  """[L, 1] or [1, L]."""
+  return x_L[:, None] if axis == 0 else x_L[None]
