@@ -22,8 +22,8 @@ from jax.experimental.pallas import triton as plgpu
 
 from lctx.kernels import flash_gpu_backward as backward
 from lctx.kernels import flash_gpu_tiles as tiles
-from lctx.kernels.flash_gpu_tiles import Strip, Tile
-from lctx.kernels.flash_tiles import Operands, Place, Upstream, Walk, product
+from lctx.kernels.flash_gpu_tiles import Operands, Strip, Tile
+from lctx.kernels.flash_tiles import Place, Upstream, Walk, product
 from lctx.kernels.flash_tpu import Inputs, check
 from lctx.positions.steps import Cap
 from lctx.types import EMPTY, MASKED, Array

@@ -15,8 +15,8 @@ import numpy as np
 from jax.experimental import pallas as pl
 
 from lctx.kernels import flash_gpu_tiles as tiles
-from lctx.kernels.flash_gpu_tiles import Strip, Tile
-from lctx.kernels.flash_tiles import Operands, Upstream, Walk, product
+from lctx.kernels.flash_gpu_tiles import Operands, Strip, Tile
+from lctx.kernels.flash_tiles import Upstream, Walk, product
 from lctx.types import Array
 
 

@@ -12,15 +12,30 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from lctx.kernels.flash_tiles import (
-  Found,
-  Operands,
-  Place,
-  Upstream,
-  product,
-  threefry,
-)
+from lctx.kernels.flash_tiles import Place, Upstream, product, threefry
 from lctx.types import MASKED, Array
+
+
+class Operands(NamedTuple):
+  """What all kernels read: whole tiles, and heads before the length."""
+
+  q: Array  # [B, N, T, H] as it meets keys
+  k: Array  # [B, K, S, H]
+  v: Array  # [B, K, S, H]
+  qr: Array | None  # [B, N, T, H] as it meets `r`
+  r: Array | None  # [N, P, H]
+  c: Array | None  # float32 [N, 1, P]
+  q_place: Array  # int32 [B, 5, T], rows as in `Place`
+  k_place: Array  # int32 [B, 5, S]
+  heads: Array  # int32 [N]: their numbers
+  seeds: Array | None  # int32 [B * N * 2]: the two words of each mask's key
+
+
+class Found(NamedTuple):
+  """What a tile gives to the gradients."""
+
+  kept: Array  # the weights of values
+  ds: Array  # the gradient of what the products gave
 
 
 class Tile(NamedTuple):

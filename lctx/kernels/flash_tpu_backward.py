@@ -88,30 +88,25 @@ def _scratch_of_queries(flash, x):
   """Of a block of queries: its gradients. Of a tile: its rows of the sums."""
   window = flash.queries + flash.keys
 
-  def wide(length, array):
+  def wide(array, length):
+    if array is None:
+      return None
     return pltpu.VMEM((length, array.shape[-1]), jnp.float32)
 
-  def high(length, array):
-    return pltpu.VMEM((1, length), jnp.float32)
+  def flat(array, length):
+    return None if array is None else pltpu.VMEM((1, length), jnp.float32)
 
   def of_step(step):
-    shapes = {
-      'qr': (wide, flash.queries),
-      'by_query': (high, flash.queries),
-      'r': (wide, window),
-      'c': (high, window),
-    }
     return step.replace(
-      **{
-        name: shape(length, getattr(step, name))
-        for name, (shape, length) in shapes.items()
-        if getattr(step, name) is not None
-      }
+      qr=wide(step.qr, flash.queries),
+      r=wide(step.r, window),
+      c=flat(step.c, window),
+      by_query=flat(step.by_query, flash.queries),
     )
 
   steps = tuple(map(of_step, x.steps))
   return [
-    (wide(flash.queries, x.q), _of_queries(steps)),
+    (wide(x.q, flash.queries), _of_queries(steps)),
     _of_rows(steps),
     pltpu.SemaphoreType.DMA((max(1, len(jax.tree.leaves(_of_rows(steps)))),)),
   ]
