@@ -1,8 +1,8 @@
-"""Writes `docs/support_matrix.md` of a run of the grid.
+"""Writes `docs/support_matrix.md` of runs of the grid.
 
 python -m pytest -m grid --junitxml=grid.xml    # hours; the suite's cover:
 python -m pytest tests/test_grid.py --junitxml=grid.xml
-python tests/support_matrix.py grid.xml 'COMMIT, MACHINE'
+python tests/support_matrix.py 'COMMIT, MACHINE' grid.xml [more.xml ...]
 """
 
 import collections
@@ -48,8 +48,17 @@ are read in one segment: a token would see what is not there yet.
 """
 
 
-def outcomes(path: str) -> tuple[dict[tuple[str, ...], bool], str]:
-  """Whether each cell that was run passed, by law and cell; and the date."""
+def outcomes(paths: list[str]) -> tuple[dict[tuple[str, ...], bool], str]:
+  """Whether each cell passed, by law and cell, in its last run; and the date."""
+  found, dates = {}, []
+  for path in paths:
+    some, date = _outcomes(path)
+    found |= some
+    dates.append(date)
+  return found, max(dates)
+
+
+def _outcomes(path):
   found, suite = {}, ElementTree.parse(path).getroot().find('testsuite')
   for case in suite.iter('testcase'):
     if not case.get('classname').endswith('test_grid'):
@@ -113,5 +122,5 @@ def page(found: dict, date: str, where: str) -> str:
 
 
 if __name__ == '__main__':
-  PAGE.write_text(page(*outcomes(sys.argv[1]), sys.argv[2]))
+  PAGE.write_text(page(*outcomes(sys.argv[2:]), sys.argv[1]))
   print(f'wrote {PAGE}')

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from lctx.layers.norm import RMSNorm
 from lctx.memory.base import Memory
-from lctx.patterns.base import Everything
+from lctx.patterns.base import Everything, visible
 from lctx.patterns.causal import Causal
 from lctx.positions.base import Position, Sizes
 from lctx.positions.t5 import T5Bias
@@ -47,7 +47,7 @@ class TransientGlobal(Memory):
         f'model.memory.block = {self.block} counts tokens that are summed up '
         'in one key and must be at least 1. Published: 16.'
       )
-    if self.position.limit is not None:
+    if type(self.position).embed is not Position.embed:
       raise ValueError(
         'model.memory.position counts blocks, to which absolute schemes add '
         'nothing. Use a relative one, such as t5bias.'
@@ -88,16 +88,28 @@ class TransientGlobal(Memory):
       return (near,)
     slots_BT = near.q_at.index - near.k_at.index[:, :1]
     counted_BT = jnp.take_along_axis(blocks.counted, slots_BT, axis=1)
-    numbers_BG = jnp.zeros_like(blocks.document) + jnp.arange(count)[None]
     far = near.replace(
       k=k_BGKH,
       v=v_BGKH,
       q_at=_at(counted_BT, near.q_at.document),
-      k_at=_at(numbers_BG, blocks.document),
+      k_at=_blocks_at(blocks.document),
       scores=(position, *(score for score in near.scores if score.everywhere)),
       pattern=self.patterns(near.pattern)[1],
     )
     return near, far
+
+  def picture(self, length: int) -> list[str]:
+    """Which blocks each query of a document sees: a line a query, `#` a block.
+
+    As `lctx.patterns.picture` draws tokens.
+    """
+    count = self.summaries(length)
+    document_1T = jnp.zeros((1, length), jnp.int32)
+    blocks = blocks_of(document_1T, self.block, count, self.causal)
+    pattern = self.patterns(Everything())[1]
+    at = _at(blocks.counted, document_1T), _blocks_at(blocks.document)
+    seen_TG = visible(pattern, *at, jnp.arange(1))[0, 0]
+    return [''.join('.#'[int(x)] for x in row) for row in seen_TG]
 
   def patterns(self, pattern):
     return pattern, Causal() if self.causal else Everything()
@@ -162,6 +174,11 @@ def _by_number(reduce):
     )
 
   return rows
+
+
+def _blocks_at(document_BG: Array) -> Coords:
+  number_1G = jnp.arange(document_BG.shape[1], dtype=jnp.int32)[None]
+  return _at(jnp.zeros_like(document_BG) + number_1G, document_BG)
 
 
 def _at(number_BL: Array, document_BL: Array) -> Coords:

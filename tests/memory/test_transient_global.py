@@ -27,6 +27,7 @@ from lctx.positions import (
   NoPosition,
   RelativeXL,
   Rope,
+  Sinusoidal,
   Sizes,
   T5Bias,
 )
@@ -240,10 +241,17 @@ def test_what_cannot_work_is_refused(change, words):
 def test_impossible_options_are_refused():
   with pytest.raises(ValueError, match=r'model\.memory\.block = 0'):
     TransientGlobal(0)
-  with pytest.raises(ValueError, match='counts blocks'):
-    TransientGlobal(position=Learned(8))
+  for position in (Learned(8), Sinusoidal()):
+    with pytest.raises(ValueError, match='counts blocks'):
+      TransientGlobal(position=position)
   with pytest.raises(ValueError, match='no buckets for keys ahead'):
     dataclasses.replace(
       model_of('t5', False, Dense()),
       memory=TransientGlobal(3, position=T5Bias()),
     )
+
+
+def test_a_picture_shows_the_blocks_that_queries_see():
+  assert TransientGlobal(2).picture(5) == ['##'] * 5
+  causal = TransientGlobal(2, causal=True).picture(5)
+  assert causal == ['..', '#.', '#.', '##', '##']
