@@ -49,7 +49,7 @@ are read in one segment: a token would see what is not there yet.
 
 
 def outcomes(paths: list[str]) -> tuple[dict[tuple[str, ...], bool], str]:
-  """Whether each cell passed, by law and cell, in its last run; and the date."""
+  """Whether each cell passed, by law and cell, when last run; and the date."""
   found, dates = {}, []
   for path in paths:
     some, date = _outcomes(path)
