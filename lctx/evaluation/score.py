@@ -20,6 +20,7 @@ import numpy as np
 from lctx.evaluation.rows import Rows
 from lctx.models.decoder import Decoder
 from lctx.models.segments import merge, split
+from lctx.positions import Position
 from lctx.types import EMPTY, Array, Params, segment_coords
 
 AT_ONCE = 4  # segments per call: long enough to be fast, short enough to stop
@@ -30,8 +31,10 @@ class Evaluation:
   """What is measured, and how it is read.
 
   `split` of the corpus; `segment`, `memory` (its length), `same_length` and
-  `clamp` None = as trained; `rows` are read side by side; `tokens` at most,
-  None = all; `compare`: also with another's memory and with none.
+  `clamp` None = as trained; `declared`, tokens of the longest document, for
+  positions that stretch by it, None = as in the config; `rows` are read side by
+  side; `tokens` at most, None = all; `compare`: also with another's memory and
+  with none.
   """
 
   split: str = 'test'
@@ -39,6 +42,7 @@ class Evaluation:
   memory: int | None = None
   same_length: bool | None = None
   clamp: int | None = None
+  declared: int | None = None
   rows: int = 16
   tokens: int | None = None
   compare: bool = True
@@ -49,9 +53,8 @@ class Evaluation:
         f"eval.split = {self.split!r} is no split. Use 'train', 'valid' or "
         "'test'."
       )
-    least = {'segment': 1, 'memory': 0, 'clamp': 1, 'rows': 1, 'tokens': 1}
-    for name, lowest in least.items():
-      value = getattr(self, name)
+    for name in ('segment', 'memory', 'clamp', 'declared', 'rows', 'tokens'):
+      value, lowest = getattr(self, name), int(name != 'memory')
       if value is not None and value < lowest:
         raise ValueError(f'eval.{name} = {value} must be at least {lowest}.')
     if self.same_length and self.memory == 0:
@@ -72,6 +75,8 @@ class Evaluation:
       same_length=('same_length', self.same_length),
     )
     position = _with(model.position, clamp=('clamp', self.clamp))
+    if self.declared is not None:
+      position = _declared(position, self.declared)
     return dataclasses.replace(model, memory=memory, position=position)
 
 
@@ -174,6 +179,16 @@ def _read(
 
   carry, found = jax.lax.scan(step, carry, segments)
   return carry, merge(found)
+
+
+def _declared(position: Position, length: int) -> Position:
+  if position.declared(length) == position.declared(length + 1):
+    raise ValueError(
+      f'eval.declared = {length} has no effect: model.position is not '
+      'stretched by the length of a text, as rope is with '
+      'model.position.stretch=dynamicntk or longrope. Leave it none.'
+    )
+  return position.declared(length)
 
 
 def _with(part, **settings):

@@ -10,6 +10,7 @@ import tiny
 from lctx.evaluation.rows import Rows
 from lctx.evaluation.score import Evaluation, Scorer
 from lctx.memory.base import Memory
+from lctx.positions import DynamicNtk, Rope
 from lctx.training.interrupt import Interrupted
 from lctx.types import EMPTY
 
@@ -166,6 +167,15 @@ def test_memory_and_clamp_of_an_evaluation_change_the_model():
   assert Evaluation().model(MODEL) == MODEL
 
 
+def test_a_declared_length_reaches_positions_that_stretch_by_it():
+  rope = Rope(stretch=DynamicNtk(2.0, 4, 8))
+  model = dataclasses.replace(MODEL, position=rope)
+  longer = Evaluation(declared=64).model(model)
+  assert longer.position == Rope(stretch=DynamicNtk(2.0, 4, 64))
+  with pytest.raises(ValueError, match=r'eval\.declared = 64 has no effect'):
+    Evaluation(declared=64).model(MODEL)
+
+
 def test_an_evaluation_refuses_what_a_model_cannot_do():
   forgetful = dataclasses.replace(MODEL, memory=Memory())
   with pytest.raises(ValueError, match=r'eval\.memory = 3 cannot be'):
@@ -191,7 +201,14 @@ def test_what_does_not_fit_the_model_is_told_by_the_field_of_eval(
 
 
 @pytest.mark.parametrize(
-  'fields', [{'segment': 0}, {'rows': 0}, {'tokens': 0}, {'split': 'tset'}]
+  'fields',
+  [
+    {'segment': 0},
+    {'rows': 0},
+    {'declared': 0},
+    {'tokens': 0},
+    {'split': 'tset'},
+  ],
 )
 def test_an_evaluation_checks_itself(fields):
   (name,) = fields
