@@ -136,10 +136,11 @@ def read(
 def _check_effects(model: Decoder) -> None:
   """Raises ValueError for an option that another one leaves without effect."""
   if model.dropout.memory and not model.memory.length:
+    name = type(model.memory).__name__.lower()
     raise ValueError(
       f'model.dropout.memory = {model.dropout.memory} drops a memory that is '
-      'not there: model.memory.length = 0. Set the first to 0, or give the '
-      'model a memory.'
+      f'not there: model.memory = {name} with model.memory.length = 0 carries '
+      'nothing. Set the first to 0, or use model.memory=xlcache of some length.'
     )
   if any(model.embed.tie_projections) and not model.embed.projected:
     raise ValueError(
@@ -151,7 +152,7 @@ def _check_effects(model: Decoder) -> None:
 
 def _check_order(model: Decoder) -> None:
   """Raises ValueError for a model that sees what it must predict."""
-  if (model.pattern & model.memory.pattern).reach.after != 0:
+  if any(x.reach.after != 0 for x in model.memory.patterns(model.pattern)):
     raise ValueError(
       f'model.pattern = {model.pattern} lets a token see those after it, which '
       'a model that predicts the next token must not. In Python combine it '
@@ -171,8 +172,11 @@ def _check_roles(model: Decoder) -> None:
 
 
 def _check_segment(model: Decoder, segment: int | None, name: str) -> None:
+  if segment is None:
+    return
+  model.memory.check_segment(segment, f'{name}.segment')
   limit = model.position.limit
-  if None not in (segment, limit) and segment > limit:
+  if limit is not None and segment > limit:
     raise ValueError(
       f'{name}.segment = {segment} is longer than model.position.length = '
       f'{limit}, where positions end. Use shorter segments, or set '

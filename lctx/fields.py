@@ -62,7 +62,8 @@ def options_of(hint: Any) -> dict[str, type]:
   """The parts that a field may hold, by class name in lower case."""
   bases = [arm for arm in arms_of(hint) if isinstance(arm, type)]
   found = [cls for base in bases for cls in _with_subclasses(base)]
-  return {cls.__name__.lower(): cls for cls in found if _is_part(cls)}
+  named = [cls for cls in found if not cls.__name__.startswith('_')]
+  return {cls.__name__.lower(): cls for cls in named if _is_part(cls)}
 
 
 def tuple_of(hint: Any) -> Any:

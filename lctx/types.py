@@ -2,7 +2,7 @@
 
 Letters in array names: B batch, T queries, S keys, D width, N heads, K key
 heads, H head width, F hidden, V vocabulary, M memory slots, L layers,
-P distances, 1 broadcast. A bare x or y is BTD.
+P distances, G blocks of tokens, 1 broadcast. A bare x or y is BTD.
 """
 
 from typing import Any, NamedTuple
@@ -104,10 +104,14 @@ def of_keys(x_BS: Array | Beside) -> Array:
   return x_BS.x if isinstance(x_BS, Beside) else x_BS[None, :, None, :]
 
 
-def distance(q_at: Coords, k_at: Coords) -> Array:
-  """Steps from key back to query, [1, B or 1, T, S]; negative = ahead."""
+def distance(q_at: Coords, k_at: Coords, of: str = 'index') -> Array:
+  """Steps from key back to query, [1, B or 1, T, S]; negative = ahead.
+
+  Masks go by the `index`, scores by the 'position'; they differ only for keys
+  that are no tokens.
+  """
   if q_at.start is None or k_at.start is None:
-    return of_queries(q_at.index) - of_keys(k_at.index)
+    return of_queries(getattr(q_at, of)) - of_keys(getattr(k_at, of))
   q_1T, k_1S = (
     jnp.arange(at.length, dtype=jnp.int32)[None] * at.step + at.start
     for at in (q_at, k_at)

@@ -35,6 +35,8 @@ def large_params(model, seed=0):
     name, values = path[-1].key, random.standard_normal(leaf.shape)
     if name == 'scale':
       values = 1 + values / 2
+    elif name == 'span':
+      values = 0.2 + 0.1 * values  # where heads' ramps meet distances
     elif name.startswith(('table', 'out_table', 'clusters')):
       values /= math.sqrt(leaf.shape[-1])
     elif 'projection' in name:

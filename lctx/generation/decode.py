@@ -84,12 +84,17 @@ def generate(
 
 
 def score(
-  model: Decoder, params: Params, ids: np.ndarray, segment: int
+  model: Decoder,
+  params: Params,
+  ids: np.ndarray,
+  segment: int,
+  width: int | None = None,
 ) -> np.ndarray:
   """Nats of ids[1:], each given all before it: float32 [len(ids) - 1].
 
-  Read by the segments that `generate` reads by. Raises ValueError for fewer
-  than two tokens and for a token outside the vocabulary.
+  Read by the segments that `generate` reads by, `width` tokens at a time, at
+  most a segment; None = as many as is fastest. Raises ValueError for fewer than
+  two tokens and for a token outside the vocabulary.
   """
   if len(ids) < 2:
     raise ValueError(
@@ -99,7 +104,7 @@ def score(
   check_tokens(model, [ids])
   model.check_length(len(ids) - 1, 'The text')
   reader, state = begin(model, params, 1, segment)
-  width = piece_width([ids], segment)
+  width = width or piece_width([ids], segment)
   nll = []
   for piece, target in zip(
     pieces([ids[:-1]], segment, width), pieces([ids[1:]], segment, width)

@@ -7,6 +7,7 @@ short rows: O(T x window) in time and memory, all rows at once.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ class Banded(Kernel):
   `block` queries share the keys of a row; None = half of the window.
   """
 
+  any_order: ClassVar[bool] = False
+
   block: int | None = None
 
   def __post_init__(self):
@@ -36,22 +39,20 @@ class Banded(Kernel):
         'at least 1. Use none for half of the window.'
       )
 
-  def check(self, patterns, in_order=True):
-    for pattern in patterns:
-      if None in pattern.reach:
-        raise ValueError(
-          'model.compute.kernel = banded needs patterns with an end on both '
-          'sides, such as window or dilated, but the model looks at keys by '
-          f'{pattern}, of reach {pattern.reach}. Use '
-          'model.compute.kernel=chunked.'
-        )
+  def check(self, pattern):
+    if None in pattern.reach:
+      raise ValueError(
+        'model.compute.kernel = banded needs a pattern with an end on both '
+        f'sides, such as window or dilated, but that of the model, {pattern}, '
+        f'has reach {pattern.reach}. Use model.compute.kernel=chunked.'
+      )
 
   def for_decoding(self):
     return Chunked()
 
   def __call__(self, sources, dropout):
-    self.check(tuple(source.pattern for source in sources))
     for source in sources:
+      self.check(source.pattern)
       assert None not in (source.q_at.start, source.k_at.start)
     gaps = sources[0].pattern.stride or (1,) * sources[0].q.shape[2]
     assert all(s.pattern.stride == sources[0].pattern.stride for s in sources)

@@ -1,6 +1,7 @@
 """The seam of kernels: how sources become the output of attention."""
 
 import dataclasses
+from typing import ClassVar
 
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
@@ -16,12 +17,10 @@ class Kernel:
   kernels give the same, dropout included; `Dense` is the definition.
   """
 
-  def check(self, patterns: tuple[Pattern, ...], in_order: bool) -> None:
-    """Raises ValueError for what it cannot serve, naming what can.
+  any_order: ClassVar[bool] = True  # of keys; else in steps known beforehand
 
-    `patterns` are those of a layer's sources; `in_order`, whether all their
-    keys and queries lie in steps that are known when compiling.
-    """
+  def check(self, pattern: Pattern) -> None:
+    """Raises ValueError for a pattern it cannot serve, naming what can."""
 
   def check_platform(self, platform: str) -> None:
     """Raises ValueError where it cannot run, naming what can."""

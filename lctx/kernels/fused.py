@@ -7,6 +7,7 @@ whole rows come first, by blocks.
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ class Fused(Kernel):
   with sides from 8 on, as on a TPU if no platform is given: for tests.
   """
 
+  any_order: ClassVar[bool] = False
+
   queries: int | None = None
   keys: int | None = None
   interpret: bool = False
@@ -54,10 +57,6 @@ class Fused(Kernel):
     misfits = [self._misfit(one) for one in ((known,) if known else _KERNELS)]
     if all(misfits):
       raise ValueError(' '.join(misfits))
-
-  def check(self, patterns, in_order):
-    if not in_order:
-      raise ValueError(f'model.compute.kernel = fused {_ORDER}. {_INSTEAD}')
 
   def check_platform(self, platform):
     if self.interpret:

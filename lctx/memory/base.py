@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lctx.kernels.source import Source
-from lctx.patterns.base import Everything, Pattern
+from lctx.patterns.base import Pattern
 from lctx.positions.base import Sizes
 from lctx.types import Array, Carry, Coords
 
@@ -33,17 +33,12 @@ class Memory:
   A carry is one layer's, every leaf with leading axis B.
   """
 
-  in_order: ClassVar[bool] = True  # steps between keys are known when compiling
+  in_order: ClassVar[bool] = True  # all keys lie in steps known when compiling
 
   @property
   def length(self) -> int:
     """Steps before the segment that queries can look back at."""
     return 0
-
-  @property
-  def pattern(self) -> Pattern:
-    """What this memory adds to the model's own pattern."""
-    return Everything()
 
   def initial(self, batch: int, sizes: Sizes, dtype) -> Carry:
     """An empty memory."""
@@ -51,17 +46,23 @@ class Memory:
 
   def patterns(self, pattern: Pattern) -> tuple[Pattern, ...]:
     """Of each of `sources`, in a model of this pattern."""
-    return (pattern & self.pattern,)
+    return (pattern,)
 
-  def summaries(self, segment: int) -> int:
-    """Keys that are made of a segment of that length, beside its own."""
-    return 0
+  def summaries(self, segment: int) -> tuple[int, float]:
+    """Keys that are made of a segment of that length, beside its own.
+
+    And how many of them a query sees on average.
+    """
+    return 0, 0.0
+
+  def check_segment(self, segment: int, field: str) -> None:
+    """Raises ValueError where segments of this length, of `field`, are none."""
 
   def check(self, sizes: Sizes, pattern: Pattern, heads: Any) -> None:
     """Raises ValueError where it cannot serve such a model."""
 
-  def once(self, param: Callable, sizes: Sizes) -> Any:
-    """What every layer shares; owned by the stack."""
+  def once(self, param: Callable, sizes: Sizes, drop: Callable) -> Any:
+    """What every layer shares; owned by the stack. `drop` is its dropout."""
     return None
 
   def sources(

@@ -9,10 +9,11 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lctx.layers.norm import RMSNorm
 from lctx.memory.base import Memory
-from lctx.patterns.base import Everything, visible
+from lctx.patterns.base import Everything, drawn, visible
 from lctx.patterns.causal import Causal
 from lctx.positions.base import Position, Sizes
 from lctx.positions.t5 import T5Bias
@@ -30,16 +31,15 @@ class TransientGlobal(Memory):
   blocks.
 
   `causal`: a query sees blocks that end before it or with it, and distances
-  count from the last of them; nothing joins a block that has ended.
+  count from the last of them; nothing joins a block that has ended. `position`
+  None is `T5Bias`, both ways unless causal.
   """
 
   in_order: ClassVar[bool] = False
 
   block: int = 16
   causal: bool = False
-  position: Position = dataclasses.field(
-    default_factory=lambda: T5Bias(both_ways=True)
-  )
+  position: Position | None = None
 
   def __post_init__(self):
     if self.block < 1:
@@ -47,11 +47,22 @@ class TransientGlobal(Memory):
         f'model.memory.block = {self.block} counts tokens that are summed up '
         'in one key and must be at least 1. Published: 16.'
       )
-    if type(self.position).embed is not Position.embed:
+    scheme = self.scheme
+    if type(scheme).embed is not Position.embed:
       raise ValueError(
         'model.memory.position counts blocks, to which absolute schemes add '
         'nothing. Use a relative one, such as t5bias.'
       )
+    if scheme.declared(1) != scheme.declared(2):
+      raise ValueError(
+        'model.memory.position counts blocks, so no length of a text can be '
+        'declared for it. Use a stretch that does not go by the length.'
+      )
+
+  @property
+  def scheme(self) -> Position:
+    """The position of blocks."""
+    return self.position or T5Bias(both_ways=not self.causal)
 
   def check(self, sizes, pattern, heads):
     if heads.adaptive is not None:
@@ -66,33 +77,53 @@ class TransientGlobal(Memory):
         'transientglobal lets every query see blocks that do. Set '
         'model.memory.causal=true, or use a pattern that sees both ways.'
       )
-    self.position.check(self._in_blocks(sizes, 2))
+    try:
+      self.scheme.check(self._in_blocks(sizes, 2))
+    except ValueError as error:
+      raise ValueError(
+        f'model.memory.position cannot serve blocks: {error} (Here '
+        'model.position means model.memory.position, and what looks ahead is '
+        'model.memory.causal=false.)'
+      ) from error
+
+  def check_segment(self, segment, field):
+    if segment < self.block:
+      raise ValueError(
+        f'model.memory.block = {self.block} is longer than {field} = '
+        f'{segment}, so no block is ever full. Use a shorter block.'
+      )
 
   def summaries(self, segment):
-    return segment // self.block
+    made = segment // self.block
+    if not self.causal:
+      return made, float(made)
+    ended = (1 + np.arange(segment)) // self.block
+    return made, float(ended.mean())
 
-  def once(self, param, sizes):
-    count = max(self.summaries(sizes.distances), 1)
-    return self.position.once(param, self._in_blocks(sizes, count), lambda x: x)
+  def once(self, param, sizes, drop):
+    count = max(sizes.distances // self.block, 1)
+    return self.scheme.once(param, self._in_blocks(sizes, count), drop)
 
   def sources(self, param, carry, near, layer):
-    count, sizes = self.summaries(near.k_at.length), layer.sizes
-    blocks = blocks_of(near.k_at.document, self.block, count, self.causal)
+    count, sizes = near.k_at.length // self.block, layer.sizes
+    blocks = self._blocks(near.k_at.document)
     states = layer.norm(layer.x).astype(jnp.float32)
     normed_BGD = RMSNorm()(param, _sums(states, blocks.of_token, count))
     k_BGKH, v_BGKH = layer.project(normed_BGD.astype(layer.x.dtype))
-    position = self.position.score(
+    position = self.scheme.score(
       param, layer.shared, self._in_blocks(sizes, max(count, 1))
     )
     if not count:
       return (near,)
     slots_BT = near.q_at.index - near.k_at.index[:, :1]
     counted_BT = jnp.take_along_axis(blocks.counted, slots_BT, axis=1)
+    ends_BG = near.k_at.index[:, :1] + blocks.end
     far = near.replace(
       k=k_BGKH,
       v=v_BGKH,
-      q_at=_at(counted_BT, near.q_at.document),
-      k_at=_blocks_at(blocks.document),
+      q_at=_at(near.q_at.index, counted_BT, near.q_at.document),
+      k_at=_at(ends_BG, _numbers(blocks), blocks.document),
+      heads=near.heads_N + sizes.num_heads,  # dropout's masks are its own
       scores=(position, *(score for score in near.scores if score.everywhere)),
       pattern=self.patterns(near.pattern)[1],
     )
@@ -103,16 +134,20 @@ class TransientGlobal(Memory):
 
     As `lctx.patterns.picture` draws tokens.
     """
-    count = self.summaries(length)
     document_1T = jnp.zeros((1, length), jnp.int32)
-    blocks = blocks_of(document_1T, self.block, count, self.causal)
-    pattern = self.patterns(Everything())[1]
-    at = _at(blocks.counted, document_1T), _blocks_at(blocks.document)
-    seen_TG = visible(pattern, *at, jnp.arange(1))[0, 0]
-    return [''.join('.#'[int(x)] for x in row) for row in seen_TG]
+    blocks = self._blocks(document_1T)
+    index_1T = jnp.arange(length, dtype=jnp.int32)[None]
+    q_at = _at(index_1T, blocks.counted, document_1T)
+    k_at = _at(blocks.end, _numbers(blocks), blocks.document)
+    _, pattern = self.patterns(Everything())
+    return drawn(visible(pattern, q_at, k_at, jnp.arange(1))[0, 0])
 
   def patterns(self, pattern):
     return pattern, Causal() if self.causal else Everything()
+
+  def _blocks(self, document_BT):
+    count = document_BT.shape[1] // self.block
+    return blocks_of(document_BT, self.block, count, causal=self.causal)
 
   def _in_blocks(self, sizes: Sizes, count: int) -> Sizes:
     """The sizes of a layer whose steps are blocks."""
@@ -129,10 +164,11 @@ class Blocks(NamedTuple):
   of_token: Array  # [B, T]: which one sums up a token; -1 = none
   counted: Array  # [B, T]: where a token's distances count from; -1 = none
   document: Array  # [B, G]: EMPTY where a row has fewer
+  end: Array  # [B, G]: the step of its last token
 
 
 def blocks_of(
-  document_BT: Array, block: int, count: int, causal: bool
+  document_BT: Array, block: int, count: int, *, causal: bool
 ) -> Blocks:
   """The blocks of each document; they begin where it does, or the segment."""
   length = document_BT.shape[1]
@@ -141,10 +177,15 @@ def blocks_of(
   held_BT = document_BT >= 0
   ends_BT = (within_BT == block - 1) & held_BT
   ended_BT = jnp.cumsum(ends_BT, axis=1, dtype=jnp.int32)
-  document_BG = _by_number(jax.ops.segment_max)(
-    jnp.where(ends_BT, document_BT, EMPTY), ended_BT - ends_BT, count
+  last_BG, document_BG = (
+    jnp.maximum(
+      _by_number(jax.ops.segment_max)(
+        jnp.where(ends_BT, x_BT, EMPTY), ended_BT - ends_BT, count
+      ),
+      EMPTY,
+    )
+    for x_BT in (step_1T, document_BT)
   )
-  document_BG = jnp.maximum(document_BG, EMPTY)
   last_BT = step_1T + block - 1 - within_BT
   same_BT = document_BT == jnp.take_along_axis(
     document_BT, jnp.minimum(last_BT, length - 1), axis=1
@@ -152,11 +193,13 @@ def blocks_of(
   full_BT = held_BT & same_BT & (last_BT < length)
   number_BT = ended_BT - ends_BT  # of the next block to end
   if causal:
-    return Blocks(jnp.where(full_BT, number_BT, -1), ended_BT - 1, document_BG)
+    return Blocks(
+      jnp.where(full_BT, number_BT, -1), ended_BT - 1, document_BG, last_BG
+    )
   has_one_BT = run_lengths(document_BT) >= block
   left_over_BT = jnp.where(has_one_BT & held_BT, ended_BT - 1, -1)
   of_token_BT = jnp.where(full_BT, number_BT, left_over_BT)
-  return Blocks(of_token_BT, of_token_BT, document_BG)
+  return Blocks(of_token_BT, of_token_BT, document_BG, last_BG)
 
 
 def _sums(x_BTD: Array, of_token_BT: Array, count: int) -> Array:
@@ -176,15 +219,17 @@ def _by_number(reduce):
   return rows
 
 
-def _blocks_at(document_BG: Array) -> Coords:
-  number_1G = jnp.arange(document_BG.shape[1], dtype=jnp.int32)[None]
-  return _at(jnp.zeros_like(document_BG) + number_1G, document_BG)
+def _numbers(blocks: Blocks) -> Array:
+  """[B, G]: 0, 1, ..."""
+  number_1G = jnp.arange(blocks.end.shape[1], dtype=jnp.int32)[None]
+  return jnp.zeros_like(blocks.end) + number_1G
 
 
-def _at(number_BL: Array, document_BL: Array) -> Coords:
-  zeros = jnp.zeros_like(number_BL)
+def _at(index_BL: Array, number_BL: Array, document_BL: Array) -> Coords:
+  """Masks go by tokens, distances by blocks."""
+  zeros = jnp.zeros_like(index_BL)
   return Coords(
-    index=number_BL,
+    index=index_BL,
     position=number_BL,
     offset=zeros,
     document=document_BL,

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from flax import struct
 
 from lctx.memory.base import Memory
-from lctx.patterns.base import Everything
 from lctx.patterns.window import Window
 from lctx.types import EMPTY, Array, Coords, join, segment_coords
 
@@ -53,9 +52,8 @@ class XLCache(Memory):
         'same_length off.'
       )
 
-  @property
-  def pattern(self):
-    return Window(self.length - 1) if self.same_length else Everything()
+  def patterns(self, pattern):
+    return (pattern & Window(self.length - 1) if self.same_length else pattern,)
 
   def initial(self, batch, sizes, dtype):
     empty = jnp.full((batch, self.length), EMPTY, jnp.int32)

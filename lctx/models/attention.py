@@ -124,7 +124,8 @@ class Attention(nn.Module):
     normed = norm(x)
     k, v = to_kv(normed)
     q_BTNH = to_q(normed)
-    pattern, opened = self.pattern & self.memory.pattern, carry.open
+    pattern, *_ = self.memory.patterns(self.pattern)
+    opened = carry.open
     if opened is None:
       near = Source(q_BTNH, k, v, at, at, scores, pattern)
       layer = Layer(x, norm, to_kv, shared, sizes)

@@ -53,8 +53,18 @@ class Decoder(nn.Module):
     self.position.check(sizes)
     self.pattern.check_heads(sizes.num_heads)
     self.memory.check(sizes, self.pattern, self.heads)
-    patterns = self.memory.patterns(self.pattern)
-    self.compute.kernel.check(patterns, self.memory.in_order)
+    near, *_ = self.memory.patterns(self.pattern)
+    self.compute.kernel.check(near)
+    if not self.memory.in_order and not self.compute.kernel.any_order:
+      kernel, memory = (
+        type(part).__name__.lower()
+        for part in (self.compute.kernel, self.memory)
+      )
+      raise ValueError(
+        f'model.compute.kernel = {kernel} needs keys that lie in steps known '
+        f'when compiling, but model.memory = {memory} adds others. Use '
+        'model.compute.kernel=chunked, which takes any.'
+      )
     super().__post_init__()
 
   def setup(self):
@@ -96,7 +106,7 @@ class Decoder(nn.Module):
     length = carry.open.at.length if carry.open is not None else at.length
     sizes = self.sizes(length)
     position = self.once(sizes, self._drop) if scores is None else None
-    shared = Shared(position, self.memory_once(sizes))
+    shared = Shared(position, self.memory_once(sizes, self._drop))
     at = self._counted(at, carry)
     x = self._drop(self.placed(self.vocabulary(tokens_BT), at))
     x, (carry, penalties) = self.layers(x, carry, scores, shared, at, sizes)

@@ -150,7 +150,11 @@ def picture(
   """
   if at is None:
     at = segment_coords(jnp.zeros((1, length), jnp.int32))
-  seen_TS = visible(pattern, at, at, jnp.array([head]))[0, 0]
+  return drawn(visible(pattern, at, at, jnp.array([head]))[0, 0])
+
+
+def drawn(seen_TS: Array) -> list[str]:
+  """A line a query, `#` where it sees a key."""
   return [''.join('.#'[int(cell)] for cell in row) for row in seen_TS]
 
 

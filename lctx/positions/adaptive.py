@@ -64,30 +64,7 @@ class AdaptiveQueries(Adaptive):
     return None
 
   def average(self, sizes):
-    return Cosines(cosines(sizes))
-
-
-@struct.dataclass
-class Cosines(Score):
-  """Logits that are cos phi_ij, whatever queries and keys say."""
-
-  cosine: Relative
-
-  def block(self, s_NBTS, q_BTNH, q_at, k_at):
-    return self.cosine.block(jnp.zeros_like(s_NBTS), q_BTNH, q_at, k_at)
-
-  def steps(self, q_BTNH, q_at, k_at):
-    return self.cosine.steps(q_BTNH, q_at, k_at)  # added to logits of zero
-
-  def along(self, q_at, k_at):
-    return self.replace(cosine=self.cosine.along(q_at, k_at))
-
-  def cut(self, tile):
-    return self.replace(cosine=self.cosine.cut(tile))
-
-  def put(self, total, part, tile):
-    cosine = self.cosine.put(total.cosine, part.cosine, tile)
-    return total.replace(cosine=cosine)
+    return cosines(sizes)
 
 
 @struct.dataclass

@@ -34,7 +34,7 @@ class Fall(Score):
     return Fall(self.slope_N[heads_N])
 
   def block(self, s_NBTS, q_BTNH, q_at, k_at):
-    steps = jnp.abs(distance(q_at, k_at)).astype(jnp.float32)
+    steps = jnp.abs(distance(q_at, k_at, 'position')).astype(jnp.float32)
     return s_NBTS - self.slope_N[:, None, None, None] * steps
 
 

@@ -33,7 +33,7 @@ class Relative(Score):
 
   def block(self, s_NBTS, q_BTNH, q_at, k_at):
     if not _shiftable(q_at, k_at):
-      row_1BTS = distance(q_at, k_at) + self.ahead
+      row_1BTS = distance(q_at, k_at, 'position') + self.ahead
       if self.r_PNH is None:
         c_NP = self.c_PN.T * self.scale
         return s_NBTS + jnp.take(c_NP, row_1BTS[0], axis=1, mode='clip')

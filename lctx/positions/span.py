@@ -79,7 +79,7 @@ class Span(Score):
 
   def block(self, s_NBTS, q_BTNH, q_at, k_at):
     z_N111 = self.z_N[:, None, None, None]
-    return s_NBTS + self._log_mask(distance(q_at, k_at), z_N111)
+    return s_NBTS + self._log_mask(distance(q_at, k_at, 'position'), z_N111)
 
   def _log_mask(self, distance, z):
     x = jnp.abs(distance) - 1

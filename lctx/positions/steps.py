@@ -34,6 +34,7 @@ class Plus(Step):
   def joined(self, other: 'Plus') -> 'Plus':
     """Both at once; queries meet rows in one of them at most."""
     assert self.r is None or other.r is None
+    assert self.by_query is None and other.by_query is None
     c = [x.c for x in (self, other) if x.c is not None]
     meets = self if other.r is None else other
     return meets.replace(c=sum(c) if c else None)

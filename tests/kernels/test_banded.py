@@ -123,6 +123,6 @@ def test_twice_the_length_costs_twice():
 def test_patterns_without_an_end_are_refused_with_a_way_out():
   for pattern in (Causal(), Window(3) | Sinks(1)):
     with pytest.raises(ValueError, match='kernel=chunked'):
-      Banded().check((pattern,))
+      Banded().check(pattern)
   with pytest.raises(ValueError, match=r'model\.compute\.kernel\.block = 0'):
     Banded(0)

@@ -10,17 +10,22 @@ import numpy as np
 import pytest
 import tiny
 
+from lctx.config import Config, override
+from lctx.data import Bytes, Lanes, Stdlib
 from lctx.generation import decode
 from lctx.kernels.banded import Banded
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
+from lctx.kernels.dropout import Dropout
 from lctx.kernels.fused import Fused
-from lctx.memory import TransientGlobal
+from lctx.kernels.source import Source
+from lctx.memory import Layer, TransientGlobal
 from lctx.memory.transient_global import blocks_of
 from lctx.models.attention import Attention, LayerCarry
 from lctx.models.heads import AdaptiveScores, Heads
 from lctx.models.parts import Compute
-from lctx.patterns import Causal, Window
+from lctx.optimizer import Adam
+from lctx.patterns import Causal, Everything, Window
 from lctx.positions import (
   Learned,
   LearnedRelative,
@@ -31,6 +36,7 @@ from lctx.positions import (
   Sizes,
   T5Bias,
 )
+from lctx.training import flops
 from lctx.types import segment_coords
 
 GOLDEN = sorted((Path(__file__).parents[1] / 'golden/longt5').glob('*.npz'))
@@ -130,7 +136,7 @@ def test_blocks_are_counted_document_by_document(block, causal):
   for _ in range(20):
     document = np.sort(random.integers(-1, 4, (1, 13)))
     document = np.roll(document, -(document < 0).sum())  # padding comes last
-    found = blocks_of(jnp.asarray(document), block, 13 // block, causal)
+    found = blocks_of(jnp.asarray(document), block, 13 // block, causal=causal)
     numbers, counted, sums = blocks_by_hand(document[0], block, causal)
     np.testing.assert_array_equal(found.of_token[0], numbers)
     np.testing.assert_array_equal(found.counted[0], counted)
@@ -139,9 +145,10 @@ def test_blocks_are_counted_document_by_document(block, causal):
 
 
 def model_of(position, causal, kernel, pattern=None):
-  memory = TransientGlobal(3, causal, POSITIONS[position])
-  if causal and position == 't5':
-    memory = TransientGlobal(3, causal, T5Bias(8, 7))
+  scheme = POSITIONS[position]
+  if causal and position.startswith('t5'):
+    scheme = dataclasses.replace(scheme, both_ways=False)
+  memory = TransientGlobal(3, causal=causal, position=scheme)
   pattern = pattern or (Window(2) if causal else Window(2, 2))
   model = tiny.transformer_xl(pre_norm=True)
   return dataclasses.replace(
@@ -177,14 +184,15 @@ def test_kernels_agree_and_every_parameter_counts(position, causal, close):
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(table))
 
 
+@pytest.mark.parametrize('width', [1, 3])
 @pytest.mark.parametrize('position', ['t5', 'xl', 'rope'])
-def test_decoded_token_by_token_it_is_the_whole_segment(position, close):
+def test_decoded_in_pieces_it_is_the_whole_segment(position, width, close):
   model = model_of(position, True, Dense())
   params, ids = tiny.large_params(model), tiny.some_ids(1, 23)
   hidden, _ = tiny.loop(model, params, ids, [8, 8, 7])
   log_probs = tiny.log_probs(model, params, hidden)[0, :-1]
   nll = -np.take_along_axis(np.asarray(log_probs), ids[0, 1:, None], 1)[:, 0]
-  alone = decode.score(model, params, np.asarray(ids[0]), 8)
+  alone = decode.score(model, params, np.asarray(ids[0]), 8, width)
   close(alone, nll, 1e-4)
 
 
@@ -223,7 +231,7 @@ def test_both_ways_a_query_sees_every_block_of_its_document():
     ),
     (
       {'compute': Compute(kernel=Banded())},
-      ['banded', 'Everything()', 'chunked'],
+      ['banded', 'model.memory = transientglobal', 'chunked'],
     ),
     (
       {'compute': Compute(kernel=Fused())},
@@ -238,13 +246,71 @@ def test_what_cannot_work_is_refused(change, words):
   assert all(word in str(error.value) for word in words), error.value
 
 
+def test_by_default_blocks_ahead_have_buckets_where_they_are_seen():
+  assert TransientGlobal().scheme == T5Bias(both_ways=True)
+  assert TransientGlobal(causal=True).scheme == T5Bias()
+
+
+def test_dropout_draws_for_each_query_and_block():
+  """And not what it draws for tokens."""
+  length, block = 32, 4
+  at = segment_coords(jnp.zeros((1, length), jnp.int32))
+  sizes = dataclasses.replace(
+    tiny.transformer_xl().sizes(), distances=length, ahead=length - 1
+  )
+  x = jnp.ones((1, length, sizes.width))
+  q = jnp.ones((1, length, sizes.num_heads, sizes.head_width))
+  near = Source(q, q, q, at, at, (), Everything())
+  memory = TransientGlobal(block, position=NoPosition())
+  layer = Layer(x, lambda x: x, lambda x: (q[:, :8], q[:, :8]), None, sizes)
+  sources = memory.sources(lambda *_, **__: jnp.ones(16), (), near, layer)
+  dropout = Dropout(jax.random.key_data(jax.random.key(0)), 0.5)
+  masks = [dropout.keep(s.heads_N, s.q_at, s.k_at) for s in sources]
+  of_tokens, of_blocks = (np.asarray(mask)[:, 0] > 0 for mask in masks)
+  assert of_blocks.shape == (2, length, 8)
+  neighbours = of_blocks[:, 1:] == of_blocks[:, :-1]
+  ends = of_tokens[:, :, block - 1 :: block]
+  for share in (neighbours.mean(), (of_blocks == ends).mean()):
+    assert 0.4 < share < 0.6, share
+
+
+def test_flops_count_blocks_as_they_are_seen():
+  def attention(causal, block):
+    memory = TransientGlobal(block, causal=causal, position=NoPosition())
+    model = dataclasses.replace(
+      model_of('none', causal, Dense()), memory=memory
+    )
+    return flops.count(model, 12).attention
+
+  none, both, causal = (
+    attention(*case) for case in ((True, 13), (False, 4), (True, 4))
+  )
+  per_key = 2 * 2 * 2 * 16  # layers, products, operations, width
+  window = np.minimum(np.arange(12) + 1, 3).mean()
+  assert none == per_key * window
+  ended = np.mean([(t + 1) // 4 for t in range(12)])
+  assert causal == pytest.approx(per_key * (window + ended))
+  sides = np.mean([min(t + 2, 11) - max(t - 2, 0) + 1 for t in range(12)])
+  assert both == pytest.approx(per_key * (sides + 3))
+
+
+def test_a_block_that_no_segment_fills_is_refused():
+  config = Config(
+    model=model_of('none', True, Dense()),
+    data=Lanes(Stdlib(), Bytes(), rows=4, segment=8),
+    optimizer=Adam(peak=1e-3),
+  )
+  with pytest.raises(ValueError, match=r'block = 3 .* eval\.segment = 2'):
+    override(config, {'eval.segment': '2'})
+
+
 def test_impossible_options_are_refused():
   with pytest.raises(ValueError, match=r'model\.memory\.block = 0'):
     TransientGlobal(0)
   for position in (Learned(8), Sinusoidal()):
     with pytest.raises(ValueError, match='counts blocks'):
       TransientGlobal(position=position)
-  with pytest.raises(ValueError, match='no buckets for keys ahead'):
+  with pytest.raises(ValueError, match=r'model\.memory\.position cannot'):
     dataclasses.replace(
       model_of('t5', False, Dense()),
       memory=TransientGlobal(3, position=T5Bias()),
