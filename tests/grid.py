@@ -140,8 +140,6 @@ def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:
     return 'blocks lie at distances that differ from query to query'
   if kernel == 'fused, gpu' and 'block-sparse' in pattern:
     return 'tables are not looked up on GPUs yet'
-  if kernel == 'fused, gpu' and score == 'adaptive scores':
-    return 'logits are not multiplied on GPUs yet'
   return None
 
 

@@ -83,12 +83,12 @@ def product(x: Array, y: Array, axes: tuple[int, int]) -> Array:
 
 def logits(flash, x: Operands, head: Array) -> Array:
   """float32 [T, S], hidden ones `MASKED`."""
-  return _hidden(flash, x, head, _changed(x.steps, *_met(x)))
+  return _hidden(flash, x, head, changed(x.steps, *_met(x)))
 
 
 def found(flash, x: Operands, up: Upstream, head: Array, row: Array) -> Found:
   """The tile made again, and its gradients (Dao et al. 2022, algorithm 4)."""
-  s_TS, back = jax.vjp(functools.partial(_changed, x.steps), *_met(x))
+  s_TS, back = jax.vjp(functools.partial(changed, x.steps), *_met(x))
   p_TS = jnp.exp(_hidden(flash, x, head, s_TS) - up.lse[...].T)
   dp_TS, kept_TS = product(up.dy[...], x.v[...], (1, 1)), p_TS
   if flash.rate:
@@ -119,7 +119,8 @@ def _term(step: Step, queries: int, keys: int) -> Array | None:
   return term_TS
 
 
-def _changed(steps: tuple[Step, ...], s_TS: Array, terms) -> Array:
+def changed(steps: tuple[Step, ...], s_TS: Array, terms) -> Array:
+  """Logits, of what queries think of keys and of the term of each step."""
   for step, term_TS in zip(steps, terms, strict=True):
     s_TS = step(s_TS, term_TS)
   return s_TS

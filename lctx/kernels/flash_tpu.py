@@ -109,7 +109,7 @@ def attend(flashes: tuple[Flash, ...], inputs: tuple[Inputs, ...]) -> Array:
   assert len({flash.queries for flash in flashes}) == 1
   for flash, one in zip(flashes, inputs, strict=True):
     check(flash, one)
-  y_BNTH = _attend(flashes, tuple(map(_laid_out, flashes, inputs)))
+  y_BNTH = _attend(flashes, tuple(map(laid_out, flashes, inputs)))
   return jnp.moveaxis(y_BNTH, 1, 2)[:, : inputs[0].q.shape[1]]
 
 
@@ -137,7 +137,7 @@ def check(flash, x: Inputs) -> None:
     )
 
 
-def _laid_out(flash: Flash, x: Inputs) -> Operands:
+def laid_out(flash: Flash, x: Inputs) -> Operands:
   """Filled up to whole tiles, heads before the length."""
   more_q, more_k = -x.q.shape[1] % flash.queries, -x.k.shape[1] % flash.keys
   rows = x.q.shape[1] + more_q + x.k.shape[1] + more_k
