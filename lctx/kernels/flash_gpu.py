@@ -26,7 +26,6 @@ from lctx.kernels.flash_gpu_rows import of_rows
 from lctx.kernels.flash_gpu_tiles import Strip, Tile
 from lctx.kernels.flash_tiles import (
   Operands,
-  Place,
   Upstream,
   Walk,
   changed,
@@ -47,7 +46,7 @@ class Flash:
   but `visible` may be asked for [1, T] and [S, 1] too.
   """
 
-  visible: Callable[[Place, Place, Array], Array]
+  visible: Callable[..., Array]
   queries: int = 64
   keys: int = 64
   rate: float = 0.0
@@ -112,8 +111,6 @@ def hindrance(inputs: Sequence[Inputs]) -> str | None:
       f'takes heads of at most {WIDEST} numbers on a GPU, but they have '
       f'{widest}'
     )
-  if x.tables:
-    return 'looks nothing up on a GPU, but model.pattern is by a plan of blocks'
   if any(step.r is not None for step in x.steps):
     return (
       'meets relative keys before all else on a GPU, but here other scores '

@@ -22,6 +22,7 @@ from lctx.kernels.flash_tiles import (
   product,
   threefry,
 )
+from lctx.patterns.tables import LookUp
 from lctx.positions.steps import Step
 from lctx.types import MASKED, Array
 
@@ -187,9 +188,25 @@ def window(flash) -> range:
 def hidden(flash, x: Operands, s, tile: Tile, axis=0) -> Array:
   """Logits, those of keys that are not seen `MASKED`."""
   q_at, k_at = places(flash, x, tile, axis)
-  seen = flash.visible(q_at, k_at, x.heads[tile.n])
+  look_ups = (look_up(table, tile.n) for table in x.tables)
+  seen = flash.visible(q_at, k_at, x.heads[tile.n], *look_ups)
   seen &= (q_at.document == k_at.document) & (k_at.document >= 0)
   return jnp.where(seen, s, MASKED)
+
+
+def look_up(table, n: Array) -> LookUp:
+  """In a head's part of a table; outside of it there are any entries."""
+  heads, rows, columns = table.shape
+
+  def entries(row, column):
+    shape = jnp.broadcast_shapes(row.shape, column.shape)
+    row, column = (
+      jnp.clip(jnp.broadcast_to(x, shape), 0, size - 1)
+      for x, size in ((row, rows), (column, columns))
+    )
+    return table[n if heads > 1 else 0, row, column]
+
+  return entries
 
 
 def found(

@@ -15,6 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from lctx.kernels.flash_skew import skewed
+from lctx.patterns.tables import looked_up
 from lctx.positions.steps import Step
 from lctx.types import MASKED, Array
 
@@ -128,8 +129,8 @@ def changed(steps: tuple[Step, ...], s_TS: Array, terms) -> Array:
 
 def _hidden(flash, x: Operands, head: Array, s_TS: Array) -> Array:
   q_at, k_at = places(x)
-  tables = (table[...] for table in x.tables)
-  seen = flash.visible(q_at, k_at, x.heads[head], *tables)
+  look_ups = (functools.partial(looked_up, table[...]) for table in x.tables)
+  seen = flash.visible(q_at, k_at, x.heads[head], *look_ups)
   seen &= (q_at.document == k_at.document) & (k_at.document >= 0)
   return jnp.where(seen, s_TS, MASKED)
 

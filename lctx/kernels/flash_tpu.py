@@ -67,8 +67,8 @@ class Inputs(NamedTuple):
 class Flash:
   """Attention by tiles of `queries` x `keys`: multiples of 128.
 
-  `visible(q_at, k_at, head, *tables)` makes the mask of a tile, bool [T, S], of
-  int32 [T, 1] and [1, S] and the head's tables, [rows, columns] each; that a
+  `visible(q_at, k_at, head, *look_ups)` makes the mask of a tile, bool [T, S],
+  of int32 [T, 1] and [1, S] and a `LookUp` in each of the head's tables; that a
   key is of the same document and not empty is seen to besides. `first` and
   `end`, if given, say for each block of queries which blocks of keys it meets:
   from `first` to `end` - 1; the rest is not computed.

@@ -20,6 +20,7 @@ from test_flash_tpu import (
   defined,
   dilated,
   everything,
+  planned,
   seeds,
   some,
   staircase,
@@ -57,6 +58,8 @@ CASES = {
     {'c': True, 'steps': ['times', 'cap', 'plus']},
     {},
   ),
+  'looked up for each head': (planned, (16, 8), {'tables': N}, {}),
+  'looked up for all heads': (planned, (8, 8), {'tables': 1}, {}),
 }
 
 
