@@ -24,6 +24,7 @@ from lctx.kernels import flash_gpu_backward as backward
 from lctx.kernels import flash_gpu_tiles as tiles
 from lctx.kernels.flash_gpu_rows import of_rows
 from lctx.kernels.flash_gpu_tiles import Strip, Tile
+from lctx.kernels.flash_merge import merged
 from lctx.kernels.flash_tiles import (
   Operands,
   Upstream,
@@ -62,10 +63,19 @@ class Flash:
 
   def __call__(self, inputs: Inputs) -> Array:
     """[B, T, N, Hv]: softmax over the keys, times values; zeros for none."""
-    check(self, inputs)
-    y_BNTH = _attend(self, laid_out(self, _widened(inputs)))
-    length, width = inputs.q.shape[1], inputs.v.shape[3]
-    return jnp.moveaxis(y_BNTH, 1, 2)[:, :length, :, :width]
+    return attend((self,), (inputs,))
+
+  def forward(self, x: Operands) -> tuple[Array, Array]:
+    return _forward(self, x)
+
+  def backward(self, x: Operands, up: Upstream) -> Operands:
+    dq, dsteps = backward.of_queries(self, x, up)
+    dk, dv = backward.of_keys(self, x, up)
+    dsteps = tuple(
+      dstep.replace(r=dr, c=dc)
+      for dstep, (dr, dc) in zip(dsteps, of_rows(self, x, up), strict=True)
+    )
+    return Operands(dq, dk, dv, dsteps, *(None,) * 5)
 
   def walk(self, x: Operands) -> Walk:
     """The blocks of keys that each block of queries meets."""
@@ -95,23 +105,26 @@ class Flash:
 
 
 def attend(flashes: Sequence[Flash], inputs: Sequence[Inputs]) -> Array:
-  """Of one set of keys."""
-  (flash,), (one,) = flashes, inputs
-  return flash(one)
+  """The same with one softmax over several sets of keys, each by its own rule.
+
+  All have the same queries, in blocks of one size.
+  """
+  for flash, one in zip(flashes, inputs, strict=True):
+    check(flash, one)
+  x, xs = inputs[0], map(_widened, inputs)
+  y_BNTH = merged(flashes, tuple(map(laid_out, flashes, xs)))
+  return jnp.moveaxis(y_BNTH, 1, 2)[:, : x.q.shape[1], :, : x.v.shape[3]]
 
 
 def hindrance(inputs: Sequence[Inputs]) -> str | None:
   """Why these cannot be here; None = they can."""
-  if len(inputs) > 1:
-    return f'reads one set of keys on a GPU, but memory gives {len(inputs)}'
-  (x,) = inputs
-  widest = max(x.q.shape[-1], x.v.shape[-1])
+  widest = max(max(x.q.shape[-1], x.v.shape[-1]) for x in inputs)
   if widest > WIDEST:
     return (
       f'takes heads of at most {WIDEST} numbers on a GPU, but they have '
       f'{widest}'
     )
-  if any(step.r is not None for step in x.steps):
+  if any(step.r is not None for x in inputs for step in x.steps):
     return (
       'meets relative keys before all else on a GPU, but here other scores '
       'come first'
@@ -140,35 +153,11 @@ def _widened(x: Inputs) -> Inputs:
   return x._replace(**{name: wide(getattr(x, name)) for name in names})
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(flash, x):
-  return _forward(flash, x)[0]
-
-
-def _attend_and_save(flash, x):
-  y_BNTH, lse_BN1T = _forward(flash, x)
-  return y_BNTH, (x, y_BNTH, lse_BN1T)
-
-
-def _attend_backward(flash, saved, dy_BNTH):
-  x, y_BNTH, lse_BN1T = saved
-  wide = (a.astype(jnp.float32) for a in (dy_BNTH, y_BNTH))
-  delta_BN1T = jnp.einsum('bnth,bnth->bnt', *wide)[:, :, None]
-  up = Upstream(dy_BNTH, lse_BN1T, delta_BN1T)
-  dq, dsteps = backward.of_queries(flash, x, up)
-  dk, dv = backward.of_keys(flash, x, up)
-  dsteps = tuple(
-    dstep.replace(r=dr, c=dc)
-    for dstep, (dr, dc) in zip(dsteps, of_rows(flash, x, up))
-  )
-  return (Operands(dq, dk, dv, dsteps, *(None,) * 5),)
-
-
-_attend.defvjp(_attend_and_save, _attend_backward)
-
-
 def _forward(flash: Flash, x: Operands) -> tuple[Array, Array]:
-  """y [B, N, T, H], and the log of each row's sum, float32 [B, N, 1, T]."""
+  """y [B, N, T, H], and the log of each row's sum, float32 [B, N, 1, T].
+
+  Of a row that sees nothing that is `MASKED`.
+  """
   (batch, heads, length, _), width = x.q.shape, x.v.shape[-1]
   grid = length // flash.queries, heads, batch
   strip = tiles.relative(x).r is not None
@@ -225,4 +214,4 @@ def _forward_kernel(flash, first, end, x, y, lse, memory):
   y_TH = jnp.where(blind_T[:, None], 0.0, acc_TH / total_T[:, None])
   here = pl.ds(i * rows, rows)
   y[b, n, here, :] = y_TH.astype(y.dtype)
-  lse[b, n, 0, here] = jnp.where(blind_T, 0.0, highest_T + jnp.log(total_T))
+  lse[b, n, 0, here] = jnp.where(blind_T, MASKED, highest_T + jnp.log(total_T))
