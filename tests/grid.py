@@ -138,10 +138,6 @@ def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:
     return 'a band has an end on both sides'
   if kernel.startswith('fused') and pattern in BESIDE:
     return 'blocks lie at distances that differ from query to query'
-  if kernel == 'fused, gpu' and 'block-sparse' in pattern:
-    return 'tables are not looked up on GPUs yet'
-  if kernel == 'fused, gpu' and score == 'adaptive scores':
-    return 'logits are not multiplied on GPUs yet'
   return None
 
 

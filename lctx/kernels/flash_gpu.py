@@ -22,11 +22,18 @@ from jax.experimental.pallas import triton as plgpu
 
 from lctx.kernels import flash_gpu_backward as backward
 from lctx.kernels import flash_gpu_tiles as tiles
-from lctx.kernels.flash_gpu_tiles import Operands, Strip, Tile
-from lctx.kernels.flash_tiles import Place, Upstream, Walk, product
-from lctx.kernels.flash_tpu import Inputs, check
-from lctx.positions.steps import Cap
-from lctx.types import EMPTY, MASKED, Array
+from lctx.kernels.flash_gpu_rows import of_rows
+from lctx.kernels.flash_gpu_tiles import Strip, Tile
+from lctx.kernels.flash_merge import merged
+from lctx.kernels.flash_tiles import (
+  Operands,
+  Upstream,
+  Walk,
+  changed,
+  product,
+)
+from lctx.kernels.flash_tpu import Inputs, check, laid_out
+from lctx.types import MASKED, Array
 
 LEAST = 16  # sides and widths that tensor cores multiply
 WIDEST = 128  # heads whose tiles fit into the fast memory of an A100
@@ -40,10 +47,9 @@ class Flash:
   but `visible` may be asked for [1, T] and [S, 1] too.
   """
 
-  visible: Callable[[Place, Place, Array], Array]
+  visible: Callable[..., Array]
   queries: int = 64
   keys: int = 64
-  cap: float | None = None
   rate: float = 0.0
   first: tuple[int, ...] | None = None
   end: tuple[int, ...] | None = None
@@ -57,12 +63,19 @@ class Flash:
 
   def __call__(self, inputs: Inputs) -> Array:
     """[B, T, N, Hv]: softmax over the keys, times values; zeros for none."""
-    check(self, inputs)
-    for step in inputs.steps:
-      self = dataclasses.replace(self, cap=step.cap)
-    y_BNTH = _attend(self, _laid_out(self, inputs))
-    _, length, _, width = *inputs.q.shape[:3], inputs.v.shape[3]
-    return jnp.moveaxis(y_BNTH, 1, 2)[:, :length, :, :width]
+    return attend((self,), (inputs,))
+
+  def forward(self, x: Operands) -> tuple[Array, Array]:
+    return _forward(self, x)
+
+  def backward(self, x: Operands, up: Upstream) -> Operands:
+    dq, dsteps = backward.of_queries(self, x, up)
+    dk, dv = backward.of_keys(self, x, up)
+    dsteps = tuple(
+      dstep.replace(r=dr, c=dc)
+      for dstep, (dr, dc) in zip(dsteps, of_rows(self, x, up), strict=True)
+    )
+    return Operands(dq, dk, dv, dsteps, *(None,) * 5)
 
   def walk(self, x: Operands) -> Walk:
     """The blocks of keys that each block of queries meets."""
@@ -92,28 +105,29 @@ class Flash:
 
 
 def attend(flashes: Sequence[Flash], inputs: Sequence[Inputs]) -> Array:
-  """Of one set of keys."""
-  (flash,), (one,) = flashes, inputs
-  return flash(one)
+  """The same with one softmax over several sets of keys, each by its own rule.
+
+  All have the same queries, in blocks of one size.
+  """
+  for flash, one in zip(flashes, inputs, strict=True):
+    check(flash, one)
+  x, xs = inputs[0], map(_widened, inputs)
+  y_BNTH = merged(flashes, tuple(map(laid_out, flashes, xs)))
+  return jnp.moveaxis(y_BNTH, 1, 2)[:, : x.q.shape[1], :, : x.v.shape[3]]
 
 
 def hindrance(inputs: Sequence[Inputs]) -> str | None:
   """Why these cannot be here; None = they can."""
-  if len(inputs) > 1:
-    return f'reads one set of keys on a GPU, but memory gives {len(inputs)}'
-  (x,) = inputs
-  widest = max(x.q.shape[-1], x.v.shape[-1])
+  widest = max(max(x.q.shape[-1], x.v.shape[-1]) for x in inputs)
   if widest > WIDEST:
     return (
       f'takes heads of at most {WIDEST} numbers on a GPU, but they have '
       f'{widest}'
     )
-  if x.tables:
-    return 'looks nothing up on a GPU, but model.pattern is by a plan of blocks'
-  if [type(step) for step in x.steps] not in ([], [Cap]):
+  if any(step.r is not None for x in inputs for step in x.steps):
     return (
-      'adds to logits and then caps them on a GPU, but model.heads has more: '
-      'adaptive scores, or a span after a cap'
+      'meets relative keys before all else on a GPU, but here other scores '
+      'come first'
     )
   if jax.default_backend() == 'gpu':
     capability = jax.local_devices()[0].compute_capability
@@ -125,75 +139,28 @@ def hindrance(inputs: Sequence[Inputs]) -> str | None:
   return None
 
 
-def _laid_out(flash: Flash, x: Inputs) -> Operands:
-  """Filled up to whole tiles and powers of two, heads before the length."""
-  more_q, more_k = -x.q.shape[1] % flash.queries, -x.k.shape[1] % flash.keys
-  rows = x.q.shape[1] + more_q + x.k.shape[1] + more_k
+def _widened(x: Inputs) -> Inputs:
+  """Filled up to widths that are powers of two."""
+  assert all(step.r is None for step in x.steps)
 
   def wide(x_H):
+    if x_H is None:
+      return None
     width = max(LEAST, pl.next_power_of_2(x_H.shape[-1])) - x_H.shape[-1]
     return jnp.pad(x_H, (*((0, 0),) * (x_H.ndim - 1), (0, width)))
 
-  def along(x_BLNH, more):
-    width = (0, 0), (0, more), (0, 0), (0, 0)
-    return jnp.moveaxis(wide(jnp.pad(x_BLNH, width)), 2, 1)
-
-  def of_rows(x_P):
-    after = rows - more_q - x_P.shape[0]
-    width = (more_q, after), *((0, 0),) * (x_P.ndim - 1)
-    return jnp.moveaxis(jnp.pad(x_P, width), 0, 1)
-
-  def place(x_B5L, more):
-    width = (0, 0), (0, 0), (0, more)
-    return jnp.pad(x_B5L, width, constant_values=EMPTY)
-
-  heads = jnp.arange(x.q.shape[2]) if x.heads is None else x.heads
-  words = x.seeds
-  if words is not None:
-    words = jax.lax.bitcast_convert_type(words, jnp.int32).reshape(-1)
-  return Operands(
-    q=along(x.q, more_q),
-    k=along(x.k, more_k),
-    v=along(x.v, more_k),
-    qr=None if x.qr is None else along(x.qr, more_q),
-    r=None if x.r is None else wide(of_rows(x.r)),
-    c=None if x.c is None else of_rows(x.c.astype(jnp.float32))[:, None],
-    q_place=place(x.q_place, more_q),
-    k_place=place(x.k_place, more_k),
-    heads=heads.astype(jnp.int32),
-    seeds=words,
-  )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(flash, x):
-  return _forward(flash, x)[0]
-
-
-def _attend_and_save(flash, x):
-  y_BNTH, lse_BN1T = _forward(flash, x)
-  return y_BNTH, (x, y_BNTH, lse_BN1T)
-
-
-def _attend_backward(flash, saved, dy_BNTH):
-  x, y_BNTH, lse_BN1T = saved
-  wide = (a.astype(jnp.float32) for a in (dy_BNTH, y_BNTH))
-  delta_BN1T = jnp.einsum('bnth,bnth->bnt', *wide)[:, :, None]
-  up = Upstream(dy_BNTH, lse_BN1T, delta_BN1T)
-  dq, dqr = backward.of_queries(flash, x, up)
-  dk, dv = backward.of_keys(flash, x, up)
-  dr, dc = backward.of_rows(flash, x, up)
-  return (Operands(dq, dk, dv, dqr, dr, dc, *(None,) * 4),)
-
-
-_attend.defvjp(_attend_and_save, _attend_backward)
+  names = 'q', 'k', 'v', 'qr', 'r'
+  return x._replace(**{name: wide(getattr(x, name)) for name in names})
 
 
 def _forward(flash: Flash, x: Operands) -> tuple[Array, Array]:
-  """y [B, N, T, H], and the log of each row's sum, float32 [B, N, 1, T]."""
+  """y [B, N, T, H], and the log of each row's sum, float32 [B, N, 1, T].
+
+  Of a row that sees nothing that is `MASKED`.
+  """
   (batch, heads, length, _), width = x.q.shape, x.v.shape[-1]
   grid = length // flash.queries, heads, batch
-  strip = x.r is not None
+  strip = tiles.relative(x).r is not None
   warps = tiles.warps(x)
   call = flash.call(_forward_kernel, 'lctx_flash_forward', grid, strip, warps)
   y_BNTH, lse_BN1T, _ = call(
@@ -215,8 +182,8 @@ def _forward_kernel(flash, first, end, x, y, lse, memory):
   tile, qr_TH = Tile(b, n, i, first[i]), None
   q_TH = tiles.of_queries(flash, x.q, tile)
   strip = Strip(memory, (b * heads + n) * blocks + i, flash.interpret)
-  if x.r is not None:
-    qr_TH = tiles.of_queries(flash, x.qr, tile)
+  if (met := tiles.relative(x)).r is not None:
+    qr_TH = tiles.of_queries(flash, met.qr, tile)
     backward.start(flash, x, strip, tile, qr_TH)
 
   def step(j, carry):
@@ -224,10 +191,8 @@ def _forward_kernel(flash, first, end, x, y, lse, memory):
     tile = Tile(b, n, i, j)
     k_SH, v_SH = (tiles.of_keys(flash, a, tile, heads) for a in (x.k, x.v))
     s_TS = product(q_TH, k_SH, (1, 1))
-    term_TS = tiles.relative(flash, x, strip, tile, qr_TH, (rows,))
-    if term_TS is not None:
-      s_TS += term_TS
-    s_TS, _ = tiles.judged(flash, x, s_TS, tile)
+    terms = tiles.terms(flash, x, strip, tile, qr_TH, (rows,))
+    s_TS = tiles.hidden(flash, x, changed(x.steps, s_TS, terms), tile)
     higher_T = jnp.maximum(highest_T, s_TS.max(axis=1))
     fade_T = jnp.exp(highest_T - higher_T)
     p_TS = jnp.exp(s_TS - higher_T[:, None])
@@ -249,4 +214,4 @@ def _forward_kernel(flash, first, end, x, y, lse, memory):
   y_TH = jnp.where(blind_T[:, None], 0.0, acc_TH / total_T[:, None])
   here = pl.ds(i * rows, rows)
   y[b, n, here, :] = y_TH.astype(y.dtype)
-  lse[b, n, 0, here] = jnp.where(blind_T, 0.0, highest_T + jnp.log(total_T))
+  lse[b, n, 0, here] = jnp.where(blind_T, MASKED, highest_T + jnp.log(total_T))

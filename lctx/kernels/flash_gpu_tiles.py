@@ -5,6 +5,7 @@ them. A tile may lie on its side, keys down and queries across: `axis` is the
 one that queries run along.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -12,30 +13,18 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from lctx.kernels.flash_tiles import Place, Upstream, product, threefry
+from lctx.kernels.flash_tiles import (
+  Found,
+  Operands,
+  Place,
+  Upstream,
+  changed,
+  product,
+  threefry,
+)
+from lctx.patterns.tables import LookUp
+from lctx.positions.steps import Step
 from lctx.types import MASKED, Array
-
-
-class Operands(NamedTuple):
-  """What all kernels read: whole tiles, and heads before the length."""
-
-  q: Array  # [B, N, T, H] as it meets keys
-  k: Array  # [B, K, S, H]
-  v: Array  # [B, K, S, H]
-  qr: Array | None  # [B, N, T, H] as it meets `r`
-  r: Array | None  # [N, P, H]
-  c: Array | None  # float32 [N, 1, P]
-  q_place: Array  # int32 [B, 5, T], rows as in `Place`
-  k_place: Array  # int32 [B, 5, S]
-  heads: Array  # int32 [N]: their numbers
-  seeds: Array | None  # int32 [B * N * 2]: the two words of each mask's key
-
-
-class Found(NamedTuple):
-  """What a tile gives to the gradients."""
-
-  kept: Array  # the weights of values
-  ds: Array  # the gradient of what the products gave
 
 
 class Tile(NamedTuple):
@@ -136,28 +125,51 @@ def _block(number, size):
   return pl.ds(number * size, size)
 
 
-def by_row(flash, x: Operands, n: Array, qr_TH: Array, row: Array) -> Array:
+def relative(x: Operands) -> Step:
+  """The step whose `r` queries meet, if any does: always the first."""
+  return x.steps[0] if x.steps else Step()
+
+
+def by_row(flash, step: Step, n: Array, qr_TH: Array, row: Array) -> Array:
   """What each query thinks of S relative rows from `row` on: [T, S]."""
   rows = pl.ds(row, flash.keys)
-  by_row_TS = product(qr_TH, x.r[n, rows, :], (1, 1))
-  return by_row_TS if x.c is None else by_row_TS + x.c[n, 0, rows][None]
+  by_row_TS = product(qr_TH, step.r[n, rows, :], (1, 1))
+  return by_row_TS if step.c is None else by_row_TS + step.c[n, 0, rows][None]
 
 
-def relative(flash, x: Operands, strip, tile: Tile, qr_TH, fresh, axis=0):
-  """What distances add to logits; None = nothing.
+def terms(flash, x: Operands, strip, tile: Tile, qr_TH, fresh, axis=0):
+  """The term of each step; None = it has none.
 
   `fresh` are the rows of the tile, by their distance from its first, that no
   tile before it has put into the strip; S of each are.
   """
-  shape = (flash.queries, flash.keys)[:: 1 - 2 * axis]
-  row = first_row(flash, x, tile)
-  if x.r is None:
-    return None if x.c is None else x.c[tile.n, 0, row + steps(shape, axis)]
-  parts = [by_row(flash, x, tile.n, qr_TH, row + more) for more in fresh]
+
+  def term(step):
+    if step.r is not None:
+      term = _met(flash, x, strip, tile, qr_TH, fresh, axis)
+    elif step.c is not None:
+      shape = (flash.queries, flash.keys)[:: 1 - 2 * axis]
+      row = first_row(flash, x, tile)
+      term = step.c[tile.n, 0, row + steps(shape, axis)]
+    else:
+      return None
+    if step.by_query is not None:
+      rows = _block(tile.i, flash.queries)
+      term += along(step.by_query[tile.b, tile.n, 0, rows], axis)
+    return term
+
+  return tuple(map(term, x.steps))
+
+
+def _met(flash, x, strip, tile, qr_TH, fresh, axis):
+  """What queries think of relative rows, each in its place."""
+  step, row = relative(x), first_row(flash, x, tile)
+  parts = [by_row(flash, step, tile.n, qr_TH, row + more) for more in fresh]
   strip.meet()
   for more, part_TS in zip(fresh, parts, strict=True):
     strip.put(part_TS, row + more)
   strip.meet()
+  shape = (flash.queries, flash.keys)[:: 1 - 2 * axis]
   return strip.take_skewed(row, shape, axis)
 
 
@@ -173,27 +185,39 @@ def window(flash) -> range:
   return range(0, flash.queries + flash.keys, flash.keys)
 
 
-def judged(flash, x: Operands, s, tile: Tile, axis=0):
-  """Logits, hidden ones `MASKED`, and the tangents of the cap if there is one.
-
-  With a cap, a logit is cap * tangent, and its slope 1 - tangent ** 2.
-  """
-  tangent = None
-  if flash.cap is not None:
-    tangent = jnp.tanh(s / flash.cap)
-    s = flash.cap * tangent
+def hidden(flash, x: Operands, s, tile: Tile, axis=0) -> Array:
+  """Logits, those of keys that are not seen `MASKED`."""
   q_at, k_at = places(flash, x, tile, axis)
-  seen = flash.visible(q_at, k_at, x.heads[tile.n])
+  look_ups = (look_up(table, tile.n) for table in x.tables)
+  seen = flash.visible(q_at, k_at, x.heads[tile.n], *look_ups)
   seen &= (q_at.document == k_at.document) & (k_at.document >= 0)
-  return jnp.where(seen, s, MASKED), tangent
+  return jnp.where(seen, s, MASKED)
 
 
-def found(flash, x: Operands, up: Upstream, tile: Tile, s, dp, axis=0) -> Found:
+def look_up(table, n: Array) -> LookUp:
+  """In a head's part of a table; outside of it there are any entries."""
+  heads, rows, columns = table.shape
+
+  def entries(row, column):
+    shape = jnp.broadcast_shapes(row.shape, column.shape)
+    row, column = (
+      jnp.clip(jnp.broadcast_to(x, shape), 0, size - 1)
+      for x, size in ((row, rows), (column, columns))
+    )
+    return table[n if heads > 1 else 0, row, column]
+
+  return entries
+
+
+def found(
+  flash, x: Operands, up: Upstream, tile: Tile, s, terms, dp, axis=0
+) -> Found:
   """Gradients of a tile (Dao et al. 2022, algorithm 4).
 
-  `s` is what products gave, `dp` the products of dy and values.
+  `s` is what queries think of keys, `dp` the products of dy and values.
   """
-  s, tangent = judged(flash, x, s, tile, axis)
+  s, back = jax.vjp(functools.partial(changed, x.steps), s, terms)
+  s = hidden(flash, x, s, tile, axis)
   rows = _block(tile.i, flash.queries)
   lse, delta = (
     along(a[tile.b, tile.n, 0, rows], axis) for a in (up.lse, up.delta)
@@ -202,10 +226,7 @@ def found(flash, x: Operands, up: Upstream, tile: Tile, s, dp, axis=0) -> Found:
   if flash.rate:
     keeps = keep(flash, x, tile, axis)
     dp, kept = dp * keeps, p * keeps
-  ds = p * (dp - delta)
-  if tangent is not None:
-    ds *= 1 - tangent * tangent
-  return Found(kept, ds)
+  return Found(kept, *back(p * (dp - delta)))
 
 
 def keep(flash, x: Operands, tile: Tile, axis=0) -> Array:
@@ -220,7 +241,9 @@ def keep(flash, x: Operands, tile: Tile, axis=0) -> Array:
 
 def places(flash, x: Operands, tile: Tile, axis) -> tuple[Place, Place]:
   def of(array, number, size, axis):
-    rows = (array[tile.b, n, _block(number, size)] for n in range(5))
+    rows = (
+      array[tile.b, n, _block(number, size)] for n in range(len(Place._fields))
+    )
     return Place(*(along(row, axis) for row in rows))
 
   q_at = of(x.q_place, tile.i, flash.queries, axis)

@@ -15,6 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from lctx.kernels.flash_skew import skewed
+from lctx.patterns.tables import looked_up
 from lctx.positions.steps import Step
 from lctx.types import MASKED, Array
 
@@ -83,12 +84,12 @@ def product(x: Array, y: Array, axes: tuple[int, int]) -> Array:
 
 def logits(flash, x: Operands, head: Array) -> Array:
   """float32 [T, S], hidden ones `MASKED`."""
-  return _hidden(flash, x, head, _changed(x.steps, *_met(x)))
+  return _hidden(flash, x, head, changed(x.steps, *_met(x)))
 
 
 def found(flash, x: Operands, up: Upstream, head: Array, row: Array) -> Found:
   """The tile made again, and its gradients (Dao et al. 2022, algorithm 4)."""
-  s_TS, back = jax.vjp(functools.partial(_changed, x.steps), *_met(x))
+  s_TS, back = jax.vjp(functools.partial(changed, x.steps), *_met(x))
   p_TS = jnp.exp(_hidden(flash, x, head, s_TS) - up.lse[...].T)
   dp_TS, kept_TS = product(up.dy[...], x.v[...], (1, 1)), p_TS
   if flash.rate:
@@ -119,7 +120,8 @@ def _term(step: Step, queries: int, keys: int) -> Array | None:
   return term_TS
 
 
-def _changed(steps: tuple[Step, ...], s_TS: Array, terms) -> Array:
+def changed(steps: tuple[Step, ...], s_TS: Array, terms) -> Array:
+  """Logits, of what queries think of keys and of the term of each step."""
   for step, term_TS in zip(steps, terms, strict=True):
     s_TS = step(s_TS, term_TS)
   return s_TS
@@ -127,8 +129,8 @@ def _changed(steps: tuple[Step, ...], s_TS: Array, terms) -> Array:
 
 def _hidden(flash, x: Operands, head: Array, s_TS: Array) -> Array:
   q_at, k_at = places(x)
-  tables = (table[...] for table in x.tables)
-  seen = flash.visible(q_at, k_at, x.heads[head], *tables)
+  look_ups = (functools.partial(looked_up, table[...]) for table in x.tables)
+  seen = flash.visible(q_at, k_at, x.heads[head], *look_ups)
   seen &= (q_at.document == k_at.document) & (k_at.document >= 0)
   return jnp.where(seen, s_TS, MASKED)
 

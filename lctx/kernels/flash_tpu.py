@@ -21,6 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from lctx.kernels import flash_tpu_backward as backward
+from lctx.kernels.flash_merge import merged
 from lctx.kernels.flash_tiles import (
   Operands,
   Place,
@@ -67,8 +68,8 @@ class Inputs(NamedTuple):
 class Flash:
   """Attention by tiles of `queries` x `keys`: multiples of 128.
 
-  `visible(q_at, k_at, head, *tables)` makes the mask of a tile, bool [T, S], of
-  int32 [T, 1] and [1, S] and the head's tables, [rows, columns] each; that a
+  `visible(q_at, k_at, head, *look_ups)` makes the mask of a tile, bool [T, S],
+  of int32 [T, 1] and [1, S] and a `LookUp` in each of the head's tables; that a
   key is of the same document and not empty is seen to besides. `first` and
   `end`, if given, say for each block of queries which blocks of keys it meets:
   from `first` to `end` - 1; the rest is not computed.
@@ -91,6 +92,14 @@ class Flash:
     """[B, T, N, Hv]: softmax over the keys, times values; zeros for none."""
     return attend((self,), (inputs,))
 
+  def forward(self, x: Operands) -> tuple[Array, Array]:
+    return _forward(self, x)
+
+  def backward(self, x: Operands, up: Upstream) -> Operands:
+    dq, dsteps = backward.of_queries(self, x, up)
+    dk, dv = backward.of_keys(self, x, up)
+    return Operands(dq, dk, dv, dsteps, *(None,) * 5)
+
   def walk(self, x: Operands) -> Walk:
     """The blocks of keys that each block of queries meets."""
     blocks = x.q.shape[2] // self.queries
@@ -106,10 +115,9 @@ def attend(flashes: tuple[Flash, ...], inputs: tuple[Inputs, ...]) -> Array:
 
   All have the same queries, in blocks of one size.
   """
-  assert len({flash.queries for flash in flashes}) == 1
   for flash, one in zip(flashes, inputs, strict=True):
     check(flash, one)
-  y_BNTH = _attend(flashes, tuple(map(_laid_out, flashes, inputs)))
+  y_BNTH = merged(flashes, tuple(map(laid_out, flashes, inputs)))
   return jnp.moveaxis(y_BNTH, 1, 2)[:, : inputs[0].q.shape[1]]
 
 
@@ -137,7 +145,7 @@ def check(flash, x: Inputs) -> None:
     )
 
 
-def _laid_out(flash: Flash, x: Inputs) -> Operands:
+def laid_out(flash: Flash, x: Inputs) -> Operands:
   """Filled up to whole tiles, heads before the length."""
   more_q, more_k = -x.q.shape[1] % flash.queries, -x.k.shape[1] % flash.keys
   rows = x.q.shape[1] + more_q + x.k.shape[1] + more_k
@@ -182,44 +190,6 @@ def _laid_out(flash: Flash, x: Inputs) -> Operands:
     seeds=words,
     tables=x.tables,
   )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(flashes, xs):
-  return _attend_and_save(flashes, xs)[0]
-
-
-def _attend_and_save(flashes, xs):
-  y_BNTH, lse_BN1T = _merged(*zip(*map(_forward, flashes, xs)))
-  lse_BN1T = jnp.where(lse_BN1T <= MASKED / 2, 0, lse_BN1T)
-  return y_BNTH, (xs, y_BNTH, lse_BN1T)
-
-
-def _merged(ys_BNTH, lses_BN1T):
-  """Softmaxes over parts of the keys as one over all (Dao et al. 2022)."""
-  if len(ys_BNTH) == 1:
-    return ys_BNTH[0], lses_BN1T[0]
-  lse_BN1T = jax.nn.logsumexp(jnp.stack(lses_BN1T), axis=0)
-  shares_BNT1 = (jnp.exp(lse - lse_BN1T).mT for lse in lses_BN1T)
-  y_BNTH = sum(y * share for y, share in zip(ys_BNTH, shares_BNT1))
-  return y_BNTH.astype(ys_BNTH[0].dtype), lse_BN1T
-
-
-def _attend_backward(flashes, saved, dy_BNTH):
-  """Weights that are parts of one softmax need nothing of the other parts."""
-  xs, y_BNTH, lse_BN1T = saved
-  wide = (a.astype(jnp.float32) for a in (dy_BNTH, y_BNTH))
-  delta_BN1T = jnp.einsum('bnth,bnth->bnt', *wide)[:, :, None]
-  up = Upstream(dy_BNTH, lse_BN1T, delta_BN1T)
-  grads = []
-  for flash, x in zip(flashes, xs, strict=True):
-    dq, dsteps = backward.of_queries(flash, x, up)
-    dk, dv = backward.of_keys(flash, x, up)
-    grads.append(Operands(dq, dk, dv, dsteps, *(None,) * 5))
-  return (tuple(grads),)
-
-
-_attend.defvjp(_attend_and_save, _attend_backward)
 
 
 def _forward(flash: Flash, x: Operands) -> tuple[Array, Array]:

@@ -200,10 +200,10 @@ def _place(at: Coords) -> Array:
 
 
 def _visible(
-  pattern: Pattern, layout, q_at: Place, k_at: Place, head: Array, *tables
+  pattern: Pattern, layout, q_at: Place, k_at: Place, head: Array, *look_ups
 ) -> Array:
   """bool [T, S], inside the kernel; `layout` is that of all tables."""
-  tables = jax.tree.unflatten(layout, [table[None] for table in tables])
+  look_ups = jax.tree.unflatten(layout, look_ups)
   q_at, k_at = (
     Coords(
       position=None,
@@ -212,5 +212,5 @@ def _visible(
     for at in (q_at, k_at)
   )
   heads_N = jnp.full((1, 1, 1, 1), head, jnp.int32)
-  seen = pattern.given(tables).allowed(q_at, k_at, heads_N)
+  seen = pattern.given(look_ups).allowed(q_at, k_at, heads_N)
   return jax.lax.squeeze(seen, (0, 1))

@@ -50,12 +50,12 @@ class Pattern:
     """What `allowed` looks up: a pytree of arrays [N or 1, rows, columns].
 
     A kernel that can hold no constants reads them as it reads keys, those of
-    one head at a time, and asks `given` of them.
+    one head at a time, and gives `given` its way to look each up.
     """
     return ()
 
-  def given(self, tables: Any) -> 'Pattern':
-    """The same, looking up these `tables`."""
+  def given(self, look_ups: Any) -> 'Pattern':
+    """The same by these `tables.LookUp`s, in the place of each table."""
     return self
 
   @property
@@ -81,8 +81,8 @@ class _Pair(Pattern):
   def tables(self, heads_N):
     return self.first.tables(heads_N), self.second.tables(heads_N)
 
-  def given(self, tables):
-    first, second = tables
+  def given(self, look_ups):
+    first, second = look_ups
     return type(self)(self.first.given(first), self.second.given(second))
 
   @property

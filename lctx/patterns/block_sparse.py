@@ -2,12 +2,12 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lctx.patterns.base import Pattern
-from lctx.types import Array, of_keys, of_queries
+from lctx.patterns.tables import LookUp
+from lctx.types import of_keys, of_queries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +44,22 @@ class BlockSparse(Pattern):
       )
 
   def allowed(self, q_at, k_at, heads_N):
-    planned = self.given(self.tables(heads_N))
+    plan_NXX = jnp.asarray(self.plan())
+    head_N111 = self._numbers(heads_N)[:, None, None, None]
+    planned = self.given(lambda row, column: plan_NXX[head_N111, row, column])
     return planned.allowed(q_at, k_at, heads_N)
 
   def tables(self, heads_N):
-    plan = jnp.asarray(self.plan(), jnp.float32)
-    return plan[jnp.asarray(heads_N) % self.heads]
+    plan_NXX = jnp.asarray(self.plan(), jnp.float32)
+    return plan_NXX[self._numbers(heads_N)]
 
-  def given(self, tables):
-    return _Planned(self, tables)
+  def given(self, look_ups):
+    return _Planned(self, look_ups)
+
+  def _numbers(self, heads_N):
+    """Of the plan of each head; one where all share it."""
+    number_N = jnp.asarray(heads_N) % self.heads
+    return number_N[:1] if self.heads == 1 else number_N
 
   def plan(self) -> np.ndarray:
     """Which block sees which: bool [heads, blocks, blocks]."""
@@ -79,23 +86,12 @@ class BlockSparse(Pattern):
 
 @dataclasses.dataclass(frozen=True)
 class _Planned(Pattern):
-  """Blocks looked up by products with rows of one 1, which are exact.
-
-  An accelerator's products are faster than its look-ups, and a TPU's kernel
-  has no look-up of this kind.
-  """
-
   pattern: BlockSparse
-  plan_NXX: Array
+  plan: LookUp
 
   def allowed(self, q_at, k_at, heads_N):
-    blocks = self.pattern.blocks
     query_1BT1, key_1B1S = (
-      jnp.minimum(offset // self.pattern.block, blocks - 1)
+      jnp.minimum(offset // self.pattern.block, self.pattern.blocks - 1)
       for offset in (of_queries(q_at.offset), of_keys(k_at.offset))
     )
-    number_111X = jax.lax.broadcasted_iota(jnp.int32, (1, 1, 1, blocks), 3)
-    number_11X1 = jax.lax.broadcasted_iota(jnp.int32, (1, 1, blocks, 1), 2)
-    query_1BTX, key_1BXS = query_1BT1 == number_111X, key_1B1S == number_11X1
-    row_NBTX = query_1BTX.astype(jnp.float32) @ self.plan_NXX[:, None]
-    return row_NBTX @ key_1BXS.astype(jnp.float32) > 0
+    return self.plan(query_1BT1, key_1B1S) > 0

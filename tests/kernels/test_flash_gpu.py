@@ -20,16 +20,16 @@ from test_flash_tpu import (
   defined,
   dilated,
   everything,
+  planned,
   seeds,
   some,
   staircase,
   window,
 )
 
-from lctx.kernels.flash_gpu import Flash
+from lctx.kernels.flash_gpu import Flash, hindrance
 from lctx.kernels.fused import Fused
 
-CAP = {'steps': ('cap',)}
 CASES = {
   'plain': (causal, (16, 8), {'relative': False}, {}),
   'window': (window, (8, 8), {}, WALK),
@@ -37,8 +37,29 @@ CASES = {
   'everything': (everything, (16, 4), {'group': 4}, {}),
   'by head': (dilated, (16, 16), {'relative': False, 'c': True}, {}),
   'one query': (causal, (8, 8), {'queries': 1, 'c': True}, {}),
-  'capped': (window, (8, 8), {'queries': 16, 'keys': 16, **CAP}, {}),
-  'dropped': (causal, (8, 8), {'group': 2, **CAP}, {'rate': 0.3}),
+  'capped': (window, (8, 8), {'queries': 16, 'keys': 16, 'steps': ['cap']}, {}),
+  'dropped': (causal, (8, 8), {'group': 2, 'steps': ['cap']}, {'rate': 0.3}),
+  'added after the cap': (causal, (16, 8), {'steps': ['cap', 'plus']}, {}),
+  'reweighted': (
+    causal,
+    (8, 8),
+    {'group': 2, 'c': True, 'steps': ['times']},
+    {},
+  ),
+  'all steps, dropped': (
+    window,
+    (8, 8),
+    {'relative': False, 'steps': ['times', 'cap', 'plus']},
+    {'rate': 0.3, **WALK},
+  ),
+  'all steps, relative': (
+    staircase,
+    (16, 4),
+    {'c': True, 'steps': ['times', 'cap', 'plus']},
+    {},
+  ),
+  'looked up for each head': (planned, (16, 8), {'tables': N}, {}),
+  'looked up for all heads': (planned, (8, 8), {'tables': 1}, {}),
 }
 
 
@@ -69,8 +90,8 @@ def test_blocks_of_keys_out_of_bounds_are_not_met(close):
 def test_nothing_met_is_nothing_moved():
   nothing = {'first': (0, 0), 'end': (0, 0)}
   flash = Flash(everything, 8, 8, **nothing, interpret=True)
-  y, grads = attended(flash, some(c=True))
-  assert not any(a.any() for a in jax.tree.leaves((y, grads)))
+  inputs = some(c=True, steps=['times', 'cap', 'plus'])
+  assert not any(a.any() for a in jax.tree.leaves(attended(flash, inputs)))
 
 
 def test_short_numbers_give_nearly_the_same_and_stay_short(close):
@@ -86,8 +107,8 @@ def test_short_numbers_give_nearly_the_same_and_stay_short(close):
 
 def test_a_query_that_sees_nothing_gets_zeros():
   flash = Flash(causal, 8, 8, interpret=True)
-  y, grads = attended(flash, some(c=True, empty=True))
-  assert not any(a.any() for a in jax.tree.leaves((y, grads)))
+  inputs = some(c=True, empty=True, steps=['times', 'cap', 'plus'])
+  assert not any(a.any() for a in jax.tree.leaves(attended(flash, inputs)))
 
 
 def test_no_array_of_all_queries_and_keys_is_made():
@@ -111,3 +132,9 @@ def test_no_array_of_all_queries_and_keys_is_made():
 def test_sides_that_a_gpu_cannot_hold_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     Fused(**fields, platform='gpu')
+
+
+def test_relative_keys_that_come_late_are_refused():
+  assert hindrance([some(steps=['times', 'cap', 'plus'])]) is None
+  late = some(steps=['cap', 'plus r'])
+  assert 'meets relative keys before all else' in hindrance([late])

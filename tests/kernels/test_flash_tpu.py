@@ -47,17 +47,10 @@ def dilated(q_at, k_at, head):
   return causal(q_at, k_at, head) & (apart | (k_at.offset < 2))
 
 
-def planned(q_at, k_at, head, table):
-  """By a table for each head, looked up by products as a chip needs it."""
-
-  def one(x, shape, axis):
-    number = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
-    return (x % BLOCKS == number).astype(jnp.float32)
-
-  q, k = q_at.index, k_at.offset
-  rows = one(q, (*q.shape[:-1], BLOCKS), q.ndim - 1)
-  columns = one(k, (*k.shape[:-2], BLOCKS, k.shape[-1]), k.ndim - 2)
-  return causal(q_at, k_at, head) & (rows @ table @ columns > 0)
+def planned(q_at, k_at, head, look_up):
+  """By a table for each head."""
+  entries = look_up(q_at.index % BLOCKS, k_at.offset % BLOCKS)
+  return causal(q_at, k_at, head) & (entries > 0)
 
 
 def normal(seed, *shape):
@@ -143,8 +136,12 @@ def defined(visible, rate, x):
     s_BNTS = step(s_BNTS, term_BNTS)
   q_at = Place(*jnp.moveaxis(x.q_place, 1, 0)[:, :, None, :, None])
   k_at = Place(*jnp.moveaxis(x.k_place, 1, 0)[:, :, None, None, :])
-  tables = (table[None] for table in x.tables)
-  seen = visible(q_at, k_at, jnp.arange(N)[None, :, None, None], *tables)
+  head_1N11 = jnp.arange(N)[None, :, None, None]
+  look_ups = (
+    lambda row, column, table=table: table[head_1N11 % len(table), row, column]
+    for table in x.tables
+  )
+  seen = visible(q_at, k_at, head_1N11, *look_ups)
   seen &= (q_at.document == k_at.document) & (k_at.document >= 0)
   p_BNTS = jax.nn.softmax(jnp.where(seen, s_BNTS, -1e30), axis=-1) * seen
   if rate:

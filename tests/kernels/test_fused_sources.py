@@ -25,6 +25,10 @@ B, T, N, K, H = 2, 13, 4, 2, 5
 LENGTHS = 7, 17, T  # of each set of keys
 STARTS = -40, -17, 0
 BEHIND = 54  # distances from 0 to 53
+KERNELS = (
+  Fused(8, 16, interpret=True),
+  Fused(16, 8, interpret=True, platform='gpu'),
+)
 
 
 def normal(seed, *shape):
@@ -106,8 +110,9 @@ def attended(kernel, case, given):
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_several_sets_of_keys_share_one_softmax(case, close):
-  got = attended(Fused(8, 16, interpret=True), case, arrays())
+@pytest.mark.parametrize('kernel', KERNELS, ids=('tpu', 'gpu'))
+def test_several_sets_of_keys_share_one_softmax(kernel, case, close):
+  got = attended(kernel, case, arrays())
   jax.tree.map(close, got, attended(Dense(), case, arrays()))
 
 
