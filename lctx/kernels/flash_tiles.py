@@ -6,7 +6,8 @@ keys, and the P = T + S relative rows that lie between them.
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -202,67 +203,77 @@ def specs(flash, x: Operands, where) -> Operands:
   `where` turns a point of its grid into (row, head, block of queries, block
   of keys).
   """
-  rows, columns = flash.queries, flash.keys
-  group = x.q.shape[1] // x.k.shape[1]
+  at, rows, columns = _Specs(flash, x, where), flash.queries, flash.keys
+  scalars = pl.BlockSpec(memory_space=pltpu.SMEM)
+  return Operands(
+    q=at.of_queries(x.q),
+    k=at.of_keys(x.k),
+    v=at.of_keys(x.v),
+    steps=tuple(map(at.of_step, x.steps)),
+    q_place=at(x.q_place, (None, 8, rows), lambda b, n, i, j: (b, 0, i)),
+    k_place=at(x.k_place, (None, 8, columns), lambda b, n, i, j: (b, 0, j)),
+    heads=scalars,
+    seeds=None if x.seeds is None else scalars,
+    tables=tuple(map(at.of_head, x.tables)),
+  )
 
-  def spec(array, shape, index):
+
+class _Specs(NamedTuple):
+  flash: Any
+  x: Operands
+  where: Callable
+
+  def __call__(self, array, shape, index):
     def at(*point):
-      return index(*where(*point))
+      return index(*self.where(*point))
 
     return None if array is None else pl.BlockSpec(shape, at)
 
-  def of_queries(array):
-    shape = None, None, rows, None if array is None else array.shape[-1]
-    return spec(array, shape, lambda b, n, i, j: (b, n, i, 0))
+  def of_queries(self, array):
+    width = None if array is None else array.shape[-1]
+    shape = None, None, self.flash.queries, width
+    return self(array, shape, lambda b, n, i, j: (b, n, i, 0))
 
-  def shared(n):  # `//` asks which chip this is, before one is known
-    return jax.lax.div(n, jnp.full_like(n, group))
+  def of_keys(self, array):
+    group = self.x.q.shape[1] // self.x.k.shape[1]
 
-  def of_keys(array):
-    shape = None, None, columns, array.shape[-1]
-    return spec(array, shape, lambda b, n, i, j: (b, shared(n), j, 0))
+    def shared(n):  # `//` asks which chip this is, before one is known
+      return jax.lax.div(n, jnp.full_like(n, group))
 
-  def of_step(step):
-    blocks = x.q.shape[2] // rows
-    window = pl.Element(rows + columns)
+    shape = None, None, self.flash.keys, array.shape[-1]
+    return self(array, shape, lambda b, n, i, j: (b, shared(n), j, 0))
+
+  def of_step(self, step):
+    flash, one = self.flash, pl.Squeezed()
+    window = pl.Element(flash.queries + flash.keys)
     width = pl.Element(1 if step.r is None else step.r.shape[-1])
+    blocks = self.x.q.shape[2] // flash.queries
+
+    def first(i, j):
+      return first_row(flash, blocks, i, j)
+
     return step.replace(
-      qr=of_queries(step.qr),
-      r=spec(
-        step.r,
-        (pl.Squeezed(), window, width),
-        lambda b, n, i, j: (n, first_row(flash, blocks, i, j), 0),
+      qr=self.of_queries(step.qr),
+      r=self(
+        step.r, (one, window, width), lambda b, n, i, j: (n, first(i, j), 0)
       ),
-      c=spec(
+      c=self(
         step.c,
-        (pl.Squeezed(), pl.Element(1), window),
-        lambda b, n, i, j: (n, 0, first_row(flash, blocks, i, j)),
+        (one, pl.Element(1), window),
+        lambda b, n, i, j: (n, 0, first(i, j)),
       ),
-      by_query=spec(
+      by_query=self(
         step.by_query,
-        (None, None, 1, rows),
+        (None, None, 1, flash.queries),
         lambda b, n, i, j: (b, n, 0, i),
       ),
     )
 
-  def of_head(table):
+  def of_head(self, table):
     heads, *shape = table.shape
-    return spec(
+    return self(
       table, (None, *shape), lambda b, n, i, j: (n if heads > 1 else 0, 0, 0)
     )
-
-  scalars = pl.BlockSpec(memory_space=pltpu.SMEM)
-  return Operands(
-    q=of_queries(x.q),
-    k=of_keys(x.k),
-    v=of_keys(x.v),
-    steps=tuple(map(of_step, x.steps)),
-    q_place=spec(x.q_place, (None, 8, rows), lambda b, n, i, j: (b, 0, i)),
-    k_place=spec(x.k_place, (None, 8, columns), lambda b, n, i, j: (b, 0, j)),
-    heads=scalars,
-    seeds=None if x.seeds is None else scalars,
-    tables=tuple(of_head(table) for table in x.tables),
-  )
 
 
 def first_row(flash, blocks: int, i: Array, j: Array) -> Array:
