@@ -98,7 +98,7 @@ def strips(flash, programs: int) -> jax.ShapeDtypeStruct:
 
 
 def warps(x: Operands) -> int:
-  """That share a tile, of 32 threads each: none then runs out of registers."""
+  """That share a tile, of 32 threads each: few numbers then leave registers."""
   return 4 if max(x.q.shape[-1], x.v.shape[-1]) <= 64 else 8
 
 
