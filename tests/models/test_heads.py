@@ -262,7 +262,7 @@ def test_a_layer_with_everything_is_its_equations(adaptive, close):
   carry = Cache(memory, segment_coords(jnp.array(OF_MEMORY), start=-M))
   own = heads.scores(lambda name, *_: OWN[name], sizes)
   scores = Alibi().score(None, None, sizes), *own
-  args = x, at, LayerCarry(carry), scores, lambda x: x
+  args = x, at, LayerCarry(carry), scores, lambda x: x, None
 
   @tiny.quick_jit
   def apply(params):
