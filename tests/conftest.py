@@ -25,15 +25,30 @@ import pytest
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_default_matmul_precision', 'highest')
 
+LONG = {
+  'test_benchmarks',
+  'test_configs',
+  'test_flash_tpu',
+  'test_grid',
+  'test_imported',
+  'test_learning',
+  'test_notebook',
+  'test_resume',
+  'test_run',
+}
 MAPPINGS = Path('/proc/self/maps')
 PARITY = 2e-5  # float32 against published values, relative to the largest
 EXACT = 1e-6  # float32, the same sums in another order
 
 
 def pytest_collection_modifyitems(config, items):
-  """The whole grid takes hours: it is there for those who ask for it."""
+  """The whole grid takes hours: it is there for those who ask for it.
+
+  Long files begin, so that no worker is left with one when all others end.
+  """
   if 'grid' not in config.option.markexpr.split():
     items[:] = [item for item in items if 'grid' not in item.keywords]
+  items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(autouse=True)
