@@ -21,6 +21,7 @@ from lctx.types import Batch, segment_coords
 
 VALUES, SEGMENT, ROWS, STEPS = 16, 8, 128, 800
 NAME, ASK = VALUES, VALUES + 1
+OPTIMISED = {'xla_backend_optimization_level': 3}  # it runs many times
 CHANCE = 1 / VALUES
 
 
@@ -73,6 +74,7 @@ def trained(memory_length):
     skipped=zero(),
   )
   step = make_step(model, transform, Training(steps=STEPS), SEGMENT)
+  step = step.lower(state, batch(0)).compile(OPTIMISED)
   for i in range(STEPS):
     state, _ = step(state, batch(i))
   return model, state.params
