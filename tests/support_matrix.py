@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grid
 
+SIGNS = {True: '+', False: '!', None: '?'}
 PAGE = Path(__file__).parent.parent / 'docs/support_matrix.md'
 HEAD = """# Support matrix of attention
 
@@ -66,8 +67,9 @@ def _outcomes(path):
     name, cell = re.fullmatch(r'(\w+)\[(.*)\]', case.get('name')).groups()
     bad = case.find('failure') is not None or case.find('error') is not None
     if case.find('skipped') is None:
-      law = 'attend' if 'attend' in name else 'read'
-      found[(law, *cell.split(' | '))] = not bad
+      parts = tuple(cell.split(' | '))  # of models, the kernel is no matter
+      key = ('attend', *parts) if 'attend' in name else ('read', *parts[:3])
+      found[key] = not bad
   return found, suite.get('timestamp')[:10]
 
 
@@ -92,17 +94,19 @@ def page(found: dict, date: str, where: str) -> str:
     if reason:
       letters.setdefault(reason, chr(ord('a') + len(letters)))
 
-  def state_of(law, kernel):
+  def attends(kernel):
     def state(*parts):
-      kernels = [kernel] if kernel else list(grid.KERNELS)
-      reasons = [grid.empty(*parts, name) for name in kernels]
-      if all(reasons):
-        return letters[reasons[0]]
-      ran = [found.get((law, *parts, name)) for name in kernels]
-      ran = [x for x in ran if x is not None]
-      return '?' if not ran else '+' if all(ran) else '!'
+      reason = grid.empty(*parts, kernel)
+      outcome = found.get(('attend', *parts, kernel))
+      return letters[reason] if reason else SIGNS[outcome]
 
     return state
+
+  def reads(*parts):
+    reasons = [grid.empty(*parts, kernel) for kernel in grid.KERNELS]
+    if all(reasons):
+      return letters[reasons[0]]
+    return SIGNS[found.get(('read', *parts))]
 
   counts = collections.Counter(found.values())
   text = HEAD.format(
@@ -117,8 +121,8 @@ def page(found: dict, date: str, where: str) -> str:
   )
   for kernel in grid.KERNELS:
     text += KERNEL.format(name=f'`{kernel}`')
-    text += table(state_of('attend', kernel))
-  return text + READ + table(state_of('read', None))
+    text += table(attends(kernel))
+  return text + READ + table(reads)
 
 
 if __name__ == '__main__':
