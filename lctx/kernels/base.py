@@ -8,6 +8,8 @@ from lctx.kernels.source import Source
 from lctx.patterns.base import Pattern
 from lctx.types import Array
 
+ORDER = 'needs keys that lie in steps known when compiling'
+
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
@@ -17,10 +19,19 @@ class Kernel:
   kernels give the same, dropout included; `Dense` is the definition.
   """
 
-  any_order: ClassVar[bool] = True  # of keys; else in steps known beforehand
+  any_order: ClassVar[bool] = True  # serves keys in any; else in known steps
 
   def check(self, pattern: Pattern) -> None:
     """Raises ValueError for a pattern it cannot serve, naming what can."""
+
+  def check_order(self, memory: str) -> None:
+    """Raises ValueError if `memory` adds keys in an order it cannot serve."""
+    if not self.any_order:
+      raise ValueError(
+        f'model.compute.kernel = {type(self).__name__.lower()} {ORDER}, but '
+        f'model.memory = {memory} adds others. Use model.compute.kernel='
+        'chunked, which takes any.'
+      )
 
   def check_platform(self, platform: str) -> None:
     """Raises ValueError where it cannot run, naming what can."""

@@ -12,7 +12,6 @@ Needs an NVIDIA GPU of compute capability 8.0 (A100) or newer.
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,17 +21,14 @@ from jax.experimental.pallas import triton as plgpu
 
 from lctx.kernels import flash_gpu_backward as backward
 from lctx.kernels import flash_gpu_tiles as tiles
+from lctx.kernels.flash import Flash, side
 from lctx.kernels.flash_gpu_rows import of_rows
 from lctx.kernels.flash_gpu_tiles import Strip, Tile
-from lctx.kernels.flash_merge import merged
 from lctx.kernels.flash_tiles import (
   Operands,
-  Upstream,
-  Walk,
   changed,
   product,
 )
-from lctx.kernels.flash_tpu import Inputs, check, laid_out
 from lctx.types import MASKED, Array
 
 LEAST = 16  # sides and widths that tensor cores multiply
@@ -40,35 +36,69 @@ WIDEST = 128  # heads whose tiles fit into the fast memory of an A100
 
 
 @dataclasses.dataclass(frozen=True)
-class Flash:
-  """Attention by tiles of `queries` x `keys`: powers of two from 16 on.
+class GpuFlash(Flash):
+  """By tiles whose sides are powers of two, `keys` at most `queries`.
 
-  `keys` is at most `queries`. The other fields are those of `flash_tpu.Flash`,
-  but `visible` may be asked for [1, T] and [S, 1] too.
+  `visible` may be asked for [1, T] and [S, 1] too.
   """
 
-  visible: Callable[..., Array]
   queries: int = 64
   keys: int = 64
-  rate: float = 0.0
-  first: tuple[int, ...] | None = None
-  end: tuple[int, ...] | None = None
-  interpret: bool = False
 
-  def __post_init__(self):
-    least = 1 if self.interpret else LEAST
-    sides = self.queries, self.keys
-    assert not any(side & (side - 1) for side in sides), sides
-    assert least <= self.keys <= self.queries, sides
+  @classmethod
+  def misfit(cls, queries, keys, interpret):
+    least = 4 if interpret else LEAST
+    for name, length in (('queries', queries), ('keys', keys)):
+      if length < least or length & (length - 1):
+        return (
+          f'{side(name, length)} and must be a power of two on a GPU, {least} '
+          'or more, such as 64.'
+        )
+    if keys > queries:
+      return (
+        f'model.compute.kernel.keys = {keys} are more than its queries = '
+        f'{queries}. On a GPU, use at most as many.'
+      )
+    return None
 
-  def __call__(self, inputs: Inputs) -> Array:
-    """[B, T, N, Hv]: softmax over the keys, times values; zeros for none."""
-    return attend((self,), (inputs,))
+  @classmethod
+  def hindrance(cls, inputs):
+    widest = max(max(x.q.shape[-1], x.v.shape[-1]) for x in inputs)
+    if widest > WIDEST:
+      return (
+        f'takes heads of at most {WIDEST} numbers on a GPU, but they have '
+        f'{widest}'
+      )
+    if any(step.r is not None for x in inputs for step in x.steps):
+      return (
+        'meets relative keys before all else on a GPU, but here other scores '
+        'come first'
+      )
+    if jax.default_backend() == 'gpu':
+      capability = jax.local_devices()[0].compute_capability
+      if not re.match(r'([89]|\d\d)\.', capability):
+        return (
+          'needs an NVIDIA GPU of compute capability 8.0 or newer, but this '
+          f'one has {capability}'
+        )
+    return None
 
-  def forward(self, x: Operands) -> tuple[Array, Array]:
+  def widened(self, x):
+    assert all(step.r is None for step in x.steps)
+
+    def wide(x_H):
+      if x_H is None:
+        return None
+      width = max(LEAST, pl.next_power_of_2(x_H.shape[-1])) - x_H.shape[-1]
+      return jnp.pad(x_H, (*((0, 0),) * (x_H.ndim - 1), (0, width)))
+
+    names = 'q', 'k', 'v', 'qr', 'r'
+    return x._replace(**{name: wide(getattr(x, name)) for name in names})
+
+  def forward(self, x):
     return _forward(self, x)
 
-  def backward(self, x: Operands, up: Upstream) -> Operands:
+  def backward(self, x, up):
     dq, dsteps = backward.of_queries(self, x, up)
     dk, dv = backward.of_keys(self, x, up)
     dsteps = tuple(
@@ -76,15 +106,6 @@ class Flash:
       for dstep, (dr, dc) in zip(dsteps, of_rows(self, x, up), strict=True)
     )
     return Operands(dq, dk, dv, dsteps, *(None,) * 5)
-
-  def walk(self, x: Operands) -> Walk:
-    """The blocks of keys that each block of queries meets."""
-    blocks = x.q.shape[2] // self.queries
-    all_keys = x.k.shape[2] // self.keys
-    first = (0,) * blocks if self.first is None else self.first
-    end = (all_keys,) * blocks if self.end is None else self.end
-    assert len(first) == len(end) == blocks and max(end) <= all_keys
-    return Walk(np.array(first, np.int32), np.array(end, np.int32))
 
   def call(self, kernel, name: str, grid, strip: bool, warps: int):
     """A `pallas_call` of a kernel, with what the compiler must know.
@@ -104,60 +125,7 @@ class Flash:
     )
 
 
-def attend(flashes: Sequence[Flash], inputs: Sequence[Inputs]) -> Array:
-  """The same with one softmax over several sets of keys, each by its own rule.
-
-  All have the same queries, in blocks of one size.
-  """
-  for flash, one in zip(flashes, inputs, strict=True):
-    check(flash, one)
-  x, xs = inputs[0], map(_widened, inputs)
-  y_BNTH = merged(flashes, tuple(map(laid_out, flashes, xs)))
-  return jnp.moveaxis(y_BNTH, 1, 2)[:, : x.q.shape[1], :, : x.v.shape[3]]
-
-
-def hindrance(inputs: Sequence[Inputs]) -> str | None:
-  """Why these cannot be here; None = they can."""
-  widest = max(max(x.q.shape[-1], x.v.shape[-1]) for x in inputs)
-  if widest > WIDEST:
-    return (
-      f'takes heads of at most {WIDEST} numbers on a GPU, but they have '
-      f'{widest}'
-    )
-  if any(step.r is not None for x in inputs for step in x.steps):
-    return (
-      'meets relative keys before all else on a GPU, but here other scores '
-      'come first'
-    )
-  if jax.default_backend() == 'gpu':
-    capability = jax.local_devices()[0].compute_capability
-    if not re.match(r'([89]|\d\d)\.', capability):
-      return (
-        'needs an NVIDIA GPU of compute capability 8.0 or newer, but this one '
-        f'has {capability}'
-      )
-  return None
-
-
-def _widened(x: Inputs) -> Inputs:
-  """Filled up to widths that are powers of two."""
-  assert all(step.r is None for step in x.steps)
-
-  def wide(x_H):
-    if x_H is None:
-      return None
-    width = max(LEAST, pl.next_power_of_2(x_H.shape[-1])) - x_H.shape[-1]
-    return jnp.pad(x_H, (*((0, 0),) * (x_H.ndim - 1), (0, width)))
-
-  names = 'q', 'k', 'v', 'qr', 'r'
-  return x._replace(**{name: wide(getattr(x, name)) for name in names})
-
-
-def _forward(flash: Flash, x: Operands) -> tuple[Array, Array]:
-  """y [B, N, T, H], and the log of each row's sum, float32 [B, N, 1, T].
-
-  Of a row that sees nothing that is `MASKED`.
-  """
+def _forward(flash: GpuFlash, x: Operands) -> tuple[Array, Array]:
   (batch, heads, length, _), width = x.q.shape, x.v.shape[-1]
   grid = length // flash.queries, heads, batch
   strip = tiles.relative(x).r is not None

@@ -1,8 +1,8 @@
 """Attention in one kernel: nothing of size [T, S] is kept.
 
-The part of a config; `flash_tpu` and `flash_gpu` are the kernels. Scores rotate
-queries and keys before them, and change logits inside by `Step`s; sums over
-whole rows come first, by blocks.
+The part of a config; `flash_tpu` and `flash_gpu` have the kernels. Scores
+rotate queries and keys before them, and change logits inside by `Step`s; sums
+over whole rows come first, by blocks.
 """
 
 import dataclasses
@@ -12,12 +12,14 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lctx.kernels import flash_gpu, flash_tpu
-from lctx.kernels.base import Kernel
+from lctx.kernels.base import ORDER, Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dropout import Dropout
+from lctx.kernels.flash import attend
+from lctx.kernels.flash_gpu import GpuFlash
+from lctx.kernels.flash_inputs import Inputs
 from lctx.kernels.flash_tiles import Place
-from lctx.kernels.flash_tpu import Inputs
+from lctx.kernels.flash_tpu import TpuFlash
 from lctx.kernels.fold import folded
 from lctx.kernels.source import Source, rotated
 from lctx.kernels.tiles import longer_coords, seen_blocks
@@ -25,9 +27,8 @@ from lctx.patterns.base import Pattern
 from lctx.positions.steps import Plus, Step
 from lctx.types import Array, Beside, Coords
 
-_ORDER = 'needs keys that lie in steps known when compiling'
 _INSTEAD = 'Use model.compute.kernel=chunked, which can.'
-_KERNELS = {'tpu': flash_tpu, 'gpu': flash_gpu}
+_FLASH = {'tpu': TpuFlash, 'gpu': GpuFlash}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Fused(Kernel):
   On a TPU both are multiples of 128; on a GPU powers of two from 16 on, keys at
   most as many as queries. `platform` ('tpu', 'gpu'): where the program will
   run; None = where this process computes. `interpret` runs it on any, slowly,
-  with sides from 8 on, as on a TPU if no platform is given: for tests.
+  with sides of a few, as on a TPU if no platform is given: for tests.
   """
 
   any_order: ClassVar[bool] = False
@@ -48,20 +49,20 @@ class Fused(Kernel):
   platform: str | None = None
 
   def __post_init__(self):
-    if self.platform not in (None, *_KERNELS):
+    if self.platform not in (None, *_FLASH):
       raise ValueError(
         f'model.compute.kernel.platform = {self.platform!r} has no fused '
         "kernel. Use 'tpu' or 'gpu', or none for where the process computes."
       )
     known = self.platform or ('tpu' if self.interpret else None)
-    misfits = [self._misfit(one) for one in ((known,) if known else _KERNELS)]
+    misfits = [self._misfit(one) for one in ((known,) if known else _FLASH)]
     if all(misfits):
       raise ValueError(' '.join(misfits))
 
   def check_platform(self, platform):
     if self.interpret:
       return
-    if platform not in _KERNELS:
+    if platform not in _FLASH:
       raise ValueError(
         f'model.compute.kernel = fused runs on TPUs and GPUs, but this is a '
         f'{platform}. Use model.compute.kernel=auto, which takes it there only.'
@@ -87,7 +88,7 @@ class Fused(Kernel):
       (self._flash(source, dropout, platform, sides), _inputs(source, dropout))
       for source in folded(sources, keys)
     ]
-    return _KERNELS[platform].attend(*zip(*known))
+    return attend(*zip(*known))
 
   def _flash(self, source, dropout, platform, sides):
     longer_q, longer_k = (
@@ -97,7 +98,7 @@ class Fused(Kernel):
     first, end = seen_blocks(source.pattern.reach, longer_q, longer_k, sides)
     tables = jax.eval_shape(source.pattern.tables, source.heads_N)
     layout = jax.tree.structure(tables)
-    return _KERNELS[platform].Flash(
+    return _FLASH[platform](
       functools.partial(_visible, source.pattern, layout),
       *sides,
       rate=dropout.rate if dropout is not None else 0.0,
@@ -110,32 +111,14 @@ class Fused(Kernel):
     return 'tpu' if self.interpret else jax.default_backend()
 
   def _sides(self, platform: str) -> tuple[int, int]:
-    flash = _KERNELS[platform].Flash
+    flash = _FLASH[platform]
     queries = flash.queries if self.queries is None else self.queries
     return queries, flash.keys if self.keys is None else self.keys
 
   def _misfit(self, platform: str) -> str | None:
     """Why tiles of these sides cannot be there, or None."""
-    queries, keys = self._sides(platform)
-    for name, side in (('queries', queries), ('keys', keys)):
-      given = f'model.compute.kernel.{name} = {side} is the side of a tile'
-      multiple = 8 if self.interpret else 128
-      if platform == 'tpu' and (side < 1 or side % multiple):
-        return (
-          f'{given} and must be a multiple of {multiple} on a TPU, such as 256.'
-        )
-      least = 8 if self.interpret else flash_gpu.LEAST
-      if platform == 'gpu' and (side < least or side & (side - 1)):
-        return (
-          f'{given} and must be a power of two on a GPU, {least} or more, such '
-          'as 64.'
-        )
-    if platform == 'gpu' and keys > queries:
-      return (
-        f'model.compute.kernel.keys = {keys} are more than its queries = '
-        f'{queries}. On a GPU, use at most as many.'
-      )
-    return None
+    sides = self._sides(platform)
+    return _FLASH[platform].misfit(*sides, self.interpret)
 
 
 def unfusable(sources: tuple[Source, ...], platform: str) -> str | None:
@@ -143,14 +126,14 @@ def unfusable(sources: tuple[Source, ...], platform: str) -> str | None:
   for source in sources:
     at = source.q_at, source.k_at
     if any(x.start is None or x.step != 1 for x in at):
-      return _ORDER
+      return ORDER
   try:
     inputs = jax.eval_shape(
       lambda x: [_inputs(source, None) for source in folded(x)], sources
     )
   except NotImplementedError as error:
     return f'changes logits by steps, but {error}'
-  return _KERNELS[platform].hindrance(inputs)
+  return _FLASH[platform].hindrance(inputs)
 
 
 def _steps(source: Source) -> tuple[Plus, tuple[Step, ...]]:

@@ -80,11 +80,9 @@ class TransientGlobal(Memory):
     try:
       self.scheme.check(self._in_blocks(sizes, 2))
     except ValueError as error:
-      raise ValueError(
-        f'model.memory.position cannot serve blocks: {error} (Here '
-        'model.position means model.memory.position, and what looks ahead is '
-        'model.memory.causal=false.)'
-      ) from error
+      text = str(error).replace('model.position', 'model.memory.position')
+      cause = 'model.memory.causal = false'
+      raise ValueError(text.replace('model.pattern', cause)) from error
 
   def check_segment(self, segment, field):
     if segment < self.block:

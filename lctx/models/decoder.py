@@ -55,16 +55,8 @@ class Decoder(nn.Module):
     self.memory.check(sizes, self.pattern, self.heads)
     near, *_ = self.memory.patterns(self.pattern)
     self.compute.kernel.check(near)
-    if not self.memory.in_order and not self.compute.kernel.any_order:
-      kernel, memory = (
-        type(part).__name__.lower()
-        for part in (self.compute.kernel, self.memory)
-      )
-      raise ValueError(
-        f'model.compute.kernel = {kernel} needs keys that lie in steps known '
-        f'when compiling, but model.memory = {memory} adds others. Use '
-        'model.compute.kernel=chunked, which takes any.'
-      )
+    if not self.memory.in_order:
+      self.compute.kernel.check_order(type(self.memory).__name__.lower())
     super().__post_init__()
 
   def setup(self):

@@ -7,17 +7,15 @@ import re
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
+from flash_cases import attended, causal, dilated, shapes_of
 from jax.experimental import topologies
-from test_flash_tpu import attended, causal, dilated, shapes_of
-from test_tpu_programs import MODELS
+from test_tpu_programs import MODELS, step_of
 
 from lctx import presets
 from lctx.kernels.choose import Auto
-from lctx.kernels.flash_gpu import Flash
+from lctx.kernels.flash_gpu import GpuFlash
 from lctx.models.parts import Compute
-from lctx.types import segment_coords
 
 H100 = (Path(__file__).parent / 'h100.textproto').read_text()
 KERNELS = 'forward', 'of_queries', 'of_keys', 'of_rows'
@@ -74,7 +72,7 @@ def kernels(program):
 def test_a_gpu_compiler_takes_it(length, width, full, fields, wanted):
   """And finds room that grows with the length, not with its square."""
   visible = dilated if full else causal
-  flash = Flash(visible, rate=0.1 * full)
+  flash = GpuFlash(visible, rate=0.1 * full)
   step = functools.partial(attended.__wrapped__, flash)
   inputs = shapes_of(length, width, full)._replace(**fields)
   program = compiled(step, jax.sharding.Mesh([gpu()], 'x'), (inputs,))
@@ -92,16 +90,7 @@ def test_the_chosen_kernel_is_in_the_program(name, width, monkeypatch):
   compute = Compute('bfloat16', remat_layers=True, kernel=Auto('gpu'))
   model = dataclasses.replace(model, compute=compute, **MODELS[name])
 
-  def loss(params, carry, ids):
-    at = segment_coords(jnp.zeros_like(ids))
-    hidden, _, _ = model.apply({'params': params}, ids, at, carry)
-    return model.apply({'params': params}, hidden, ids, method='nll').sum()
-
-  shapes = (
-    jax.eval_shape(model.init_params, jax.random.key(0)),
-    jax.eval_shape(lambda: model.initial(2)),
-    jax.ShapeDtypeStruct((2, 256), jnp.int32),
-  )
+  loss, shapes = step_of(model)
   mesh = jax.sharding.Mesh([gpu()], 'x')
   program = compiled(jax.grad(loss), mesh, shapes)
   assert {'forward', 'of_queries', 'of_keys'} <= set(kernels(program))

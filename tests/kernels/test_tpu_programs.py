@@ -64,6 +64,21 @@ MODELS = {
 }
 
 
+def step_of(model):
+  """A loss of two texts, and the shapes of what it takes."""
+
+  def loss(params, carry, ids):
+    at = segment_coords(jnp.zeros_like(ids))
+    hidden, _, _ = model.apply({'params': params}, ids, at, carry)
+    return model.apply({'params': params}, hidden, ids, method='nll').sum()
+
+  return loss, (
+    jax.eval_shape(model.init_params, jax.random.key(0)),
+    jax.eval_shape(lambda: model.initial(2)),
+    jax.ShapeDtypeStruct((2, 256), jnp.int32),
+  )
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None,
@@ -80,16 +95,7 @@ def test_the_chosen_kernel_is_in_the_program(name, monkeypatch):
   mesh = jax.sharding.Mesh(found.devices[:1], 'x')
   chip = jax.sharding.NamedSharding(mesh, jax.P())
 
-  def loss(params, carry, ids):
-    at = segment_coords(jnp.zeros_like(ids))
-    hidden, _, _ = model.apply({'params': params}, ids, at, carry)
-    return model.apply({'params': params}, hidden, ids, method='nll').sum()
-
-  shapes = (
-    jax.eval_shape(model.init_params, jax.random.key(0)),
-    jax.eval_shape(lambda: model.initial(2)),
-    jax.ShapeDtypeStruct((2, 256), jnp.int32),
-  )
+  loss, shapes = step_of(model)
   shapes = jax.tree.map(lambda x: x.update(sharding=chip), shapes)
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
     traced = jax.jit(jax.grad(loss)).trace(*shapes)

@@ -311,7 +311,9 @@ def test_impossible_options_are_refused():
   for position in (Learned(8), Sinusoidal()):
     with pytest.raises(ValueError, match='counts blocks'):
       TransientGlobal(position=position)
-  with pytest.raises(ValueError, match=r'model\.memory\.position cannot'):
+  with pytest.raises(
+    ValueError, match=r'model\.memory\.position = t5bias has no buckets'
+  ):
     dataclasses.replace(
       model_of('t5', False, Dense()),
       memory=TransientGlobal(3, position=T5Bias()),
