@@ -84,13 +84,18 @@ def _per_key(x_N: Array, key_heads: int) -> Array:
 
 
 def _wide(letters, *arrays):
-  return jnp.einsum(letters, *arrays, preferred_element_type=jnp.float32)
+  return jnp.einsum(letters, *arrays, preferred_element_type=_sum_of(*arrays))
 
 
 def _in_order(left, right, numbers):
   return jax.lax.dot_general(
-    left, right, numbers, preferred_element_type=jnp.float32
+    left, right, numbers, preferred_element_type=_sum_of(left, right)
   )
+
+
+def _sum_of(*arrays):
+  """The type of sums: float32, or float64 where that is asked for."""
+  return jnp.result_type(jnp.float32, *arrays)
 
 
 def _saved(product):
