@@ -58,8 +58,7 @@ def bias_of(config):
 
 
 @pytest.mark.parametrize('path', GOLDEN, ids=lambda path: path.stem)
-@pytest.mark.parametrize('kernel', [Dense(), Chunked(4, 3)], ids=['dense', ''])
-def test_attention_is_the_published_codes(path, kernel, close):
+def test_attention_is_the_published_codes(path, close):
   file = np.load(path)
   config = json.loads(str(file['config']))
   heads, width = config['num_heads'], config['d_kv']

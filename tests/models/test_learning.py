@@ -19,7 +19,7 @@ from lctx.training.state import State
 from lctx.training.step import Training, make_step
 from lctx.types import Batch, segment_coords
 
-VALUES, SEGMENT, ROWS, STEPS = 16, 8, 128, 800
+VALUES, SEGMENT, ROWS, STEPS = 16, 8, 128, 500
 NAME, ASK = VALUES, VALUES + 1
 OPTIMISED = {'xla_backend_optimization_level': 3}  # it runs many times
 CHANCE = 1 / VALUES
