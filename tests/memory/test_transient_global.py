@@ -76,7 +76,9 @@ def test_attention_is_the_published_codes(path, close):
   bias, radius = bias_of(config), config['local_radius']
   memory = TransientGlobal(config['global_block_size'], position=bias)
   near = bias.score(None, file['relative_attention_bias.weight'], sizes)
-  layer = Attention(sizes, Heads(), Window(radius, radius), memory, 0.0, kernel)
+  layer = Attention(
+    sizes, Heads(), Window(radius, radius), memory, 0.0, Dense()
+  )
 
   def projection(name):
     return file[f'{name}.weight'].T.reshape(-1, heads, width)
