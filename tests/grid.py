@@ -136,8 +136,6 @@ def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:
     pattern in BESIDE or None in PATTERNS[pattern].reach
   ):
     return 'a band has an end on both sides'
-  if kernel.startswith('fused') and pattern in BESIDE:
-    return 'blocks lie at distances that differ from query to query'
   return None
 
 

@@ -26,7 +26,7 @@ from lctx.config import load
 from lctx.run import prepared
 
 ROOT = Path(__file__).parent.parent
-STEPS, EVERY = 600, 100
+STEPS, EVERY, VALIDATE = 240, 40, 120
 QUICK = '--xla_backend_optimization_level=0'  # compiles sooner
 TIMINGS = {'tokens_per_second', 'step_seconds', 'data_seconds', 'utilisation'}
 
@@ -47,7 +47,8 @@ def get_config(arg=None):
     data=Lanes(Text('TEXT'), Bytes(), rows=16, segment=8, segments=2),
     optimizer=Adam(peak=3e-3),
     train=Training(
-      steps={STEPS}, accumulate=2, ema=0.99, eval_every=300, valid_tokens=8000
+      steps={STEPS}, accumulate=2, ema=0.99, eval_every={VALIDATE},
+      valid_tokens=8000,
     ),
     eval=Evaluation(rows=2, tokens=2000, compare=False),
     checkpoint=Checkpoints(every={EVERY}, keep_last=2),
@@ -130,10 +131,14 @@ def runs(config):
   uninterrupted = Command(config, whole)
   stages = {}
   for name, happened, number in (
-    ('killed', lambda c: c.saved(100), signal.SIGKILL),
-    ('terminated', lambda c: c.logged(220), signal.SIGTERM),
-    ('terminated while it validates', lambda c: c.logged(300), signal.SIGTERM),
-    ('interrupted from the keyboard', lambda c: c.logged(430), signal.SIGINT),
+    ('killed', lambda c: c.saved(EVERY), signal.SIGKILL),
+    ('terminated', lambda c: c.logged(90), signal.SIGTERM),
+    (
+      'terminated while it validates',
+      lambda c: c.logged(VALIDATE),
+      signal.SIGTERM,
+    ),
+    ('interrupted from the keyboard', lambda c: c.logged(170), signal.SIGINT),
   ):
     stages[name] = Command(config, often).signal_when(happened, number)
   stages['ended'] = Command(config, often).end()
@@ -191,31 +196,34 @@ def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(config, runs):
   assert_same_end(config, often, whole)
   steps = [r['step'] for r in records(whole) if 'loss' in r]
   assert steps == list(range(1, STEPS + 1))
-  assert [r['step'] for r in records(whole) if 'loss' not in r] == [300, 600]
+  assert [r['step'] for r in records(whole) if 'loss' not in r] == [
+    VALIDATE,
+    STEPS,
+  ]
 
 
 @pytest.mark.slow
 def test_killed_and_resumed_is_uninterrupted_as_xla_compiles_by_default(
   config, tmp_path
 ):
-  few = '--config.train.steps=300', '--config.train.eval_every=0'
+  few = '--config.train.steps=80', '--config.train.eval_every=0'
   whole, often = tmp_path / 'whole', tmp_path / 'often'
   done = Command(config, whole, *few, flags='').end()
   assert done.code == 0, done.said
   killed = Command(config, often, *few, flags='').signal_when(
-    lambda c: c.saved(100), signal.SIGKILL
+    lambda c: c.saved(EVERY), signal.SIGKILL
   )
   assert killed.code == -signal.SIGKILL
   again = Command(config, often, *few, flags='').end()
   assert 'goes on from step ' in again.said
-  assert_same_end(config, often, whole, steps=300)
+  assert_same_end(config, often, whole, steps=80)
 
 
 def test_after_kill_it_goes_on_from_a_whole_checkpoint(runs):
   _, _, stages = runs
   assert stages['killed'].code == -signal.SIGKILL
   said = stages['terminated'].said
-  assert 'goes on from step 100 ' in said or 'goes on from step 200 ' in said
+  assert any(f'goes on from step {n * EVERY} ' in said for n in (1, 2))
 
 
 STOPPED = [
@@ -244,9 +252,12 @@ def test_a_signal_saves_and_ends_well(runs, stage, name, after):
 def test_a_signal_while_it_validates_saves_that_step(runs):
   _, _, stages = runs
   said = stages['terminated while it validates'].said
-  assert f'Stopped at step 300 of {STEPS}' in said
-  assert 'step 300: validation' not in said
-  assert 'step 300: validation' in stages['interrupted from the keyboard'].said
+  assert f'Stopped at step {VALIDATE} of {STEPS}' in said
+  assert f'step {VALIDATE}: validation' not in said
+  assert (
+    f'step {VALIDATE}: validation'
+    in stages['interrupted from the keyboard'].said
+  )
 
 
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(config, runs, copy):
@@ -268,7 +279,7 @@ def test_numbers_that_are_not_finite_end_with_a_paragraph(config, runs, copy):
   done = Command(
     config,
     copy,
-    '--config.train.steps=900',
+    f'--config.train.steps={STEPS + 300}',
     '--config.train.max_skipped=4',
     '--config.optimizer.peak=1e38',
     '--config.checkpoint.every=1',

@@ -20,7 +20,9 @@ from lctx.kernels.dropout import Dropout
 from lctx.kernels.fold import folded
 from lctx.kernels.tiles import (
   Around,
+  Arrays,
   Places,
+  Plan,
   add,
   cut,
   equal,
@@ -54,11 +56,12 @@ class Chunked(Kernel):
     length = sources[0].q.shape[1]
     rows = equal(length, self.queries)
     sources = folded(sources, self.keys)
-    known = [
-      prepared(source, rows, equal(source.k.shape[1], self.keys))
-      for source in sources
-    ]
-    plans, arrays, places = zip(*known)
+    plans, arrays, places = zip(
+      *(
+        prepared(source, rows, equal(source.k.shape[1], self.keys))
+        for source in sources
+      )
+    )
     y_BTNH = _attend(plans, arrays, Around(places, dropout))
     return y_BTNH[:, :length]
 
@@ -73,16 +76,26 @@ class Running(NamedTuple):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(plans, arrays, around):
-  return _forward(plans, arrays, around)[0]
+  return forward(plans, arrays, around)[0]
 
 
 def _attend_and_save(plans, arrays, around):
-  y_BTNH, lse_NBT = _forward(plans, arrays, around)
-  return y_BTNH, (arrays, around, y_BTNH, lse_NBT)
+  y_BTNH, lse_NBT = forward(plans, arrays, around)
+  return y_BTNH, (arrays, around, y_BTNH, known(lse_NBT))
 
 
-def _forward(plans, arrays, around):
-  """y [B, T, N, H], and the log of the sum of each row's exponentials."""
+def known(lse: Array) -> Array:
+  """0 for rows that see nothing: the backward pass subtracts it."""
+  return jnp.where(lse <= MASKED / 2, 0, lse)
+
+
+def forward(
+  plans: tuple[Plan, ...], arrays: tuple[Arrays, ...], around: Around
+) -> tuple[Array, Array]:
+  """y [B, T, N, H], and the log of each row's sum, float32 [N, B, T].
+
+  Of a row that sees nothing that is `MASKED`.
+  """
   rows, (batch, length, heads, _) = plans[0].rows, arrays[0].q.shape
   width, dtype = arrays[0].v.shape[-1], arrays[0].v.dtype
 
@@ -94,7 +107,8 @@ def _forward(plans, arrays, around):
       step = functools.partial(_step, one, around.dropout, i)
       running = _loop(first, end, step, running)
     blind = running.highest <= MASKED / 2
-    lse = jnp.where(blind, 0, running.highest + jnp.log(running.total))
+    log = running.highest + jnp.log(running.total)
+    lse = jnp.where(blind, MASKED, log)
     y_NBTH = running.y / running.total[..., None]
     y_BTNH = jnp.moveaxis(jnp.where(blind[..., None], 0, y_NBTH), 0, 2)
     y, lse_NBT = whole
@@ -123,9 +137,23 @@ def _step(one, dropout, i, j, running: Running) -> Running:
 
 def _attend_backward(plans, saved, dy_BTNH):
   arrays, around, y_BTNH, lse_NBT = saved
-  rows, (batch, _, heads, width) = plans[0].rows, arrays[0].q.shape
   wide = [x.astype(jnp.float32) for x in (dy_BTNH, y_BTNH)]
   delta_NBT = jnp.einsum('btnh,btnh->nbt', *wide)
+  return backward(plans, arrays, around, (dy_BTNH, lse_NBT, delta_NBT)), None
+
+
+def backward(
+  plans: tuple[Plan, ...],
+  arrays: tuple[Arrays, ...],
+  around: Around,
+  up: tuple[Array, Array, Array],
+) -> tuple[Arrays, ...]:
+  """Gradients, of those of y, the `known` log of each row's sum, and dy . y.
+
+  They are of one softmax; it may be over more sets of keys than these.
+  """
+  dy_BTNH, lse_NBT, delta_NBT = up
+  rows, (batch, _, heads, width) = plans[0].rows, arrays[0].q.shape
 
   def block_of_queries(grads, i, bounds):
     dy = cut(dy_BTNH, i * rows, rows)
@@ -147,7 +175,7 @@ def _attend_backward(plans, saved, dy_BTNH):
 
   grads = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), arrays)
   grads = _over_queries(plans, grads, block_of_queries)
-  return jax.tree.map(lambda g, x: g.astype(x.dtype), grads, arrays), None
+  return jax.tree.map(lambda g, x: g.astype(x.dtype), grads, arrays)
 
 
 def _step_back(one, dropout, saved, i, j, state):

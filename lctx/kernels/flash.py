@@ -56,6 +56,11 @@ class Flash:
     """With heads as wide as the kernels need them."""
     return x
 
+  def operands(self, x: Inputs) -> Operands:
+    """What its kernels read."""
+    check(self, x)
+    return laid_out(self, self.widened(x))
+
   def forward(self, x: Operands) -> tuple[Array, Array]:
     """y [B, N, T, H], and the log of each row's sum, float32 [B, N, 1, T].
 
@@ -69,7 +74,9 @@ class Flash:
 
   def __call__(self, inputs: Inputs) -> Array:
     """[B, T, N, Hv]: softmax over the keys, times values; zeros for none."""
-    return attend((self,), (inputs,))
+    y_BNTH = merged((self,), (self.operands(inputs),))
+    y_BTNH = jnp.moveaxis(y_BNTH, 1, 2)
+    return y_BTNH[:, : inputs.q.shape[1], :, : inputs.v.shape[3]]
 
   def walk(self, x: Operands) -> Walk:
     """The blocks of keys that each block of queries meets."""
@@ -86,27 +93,17 @@ def side(name: str, length: int) -> str:
   return f'model.compute.kernel.{name} = {length} is the side of a tile'
 
 
-def attend(flashes: Sequence[Flash], inputs: Sequence[Inputs]) -> Array:
-  """The same with one softmax over several sets of keys, each by its own rule.
-
-  All have the same queries, in blocks of one size.
-  """
-  assert len({flash.queries for flash in flashes}) == 1
-  operands = []
-  for flash, x in zip(flashes, inputs, strict=True):
-    check(flash, x)
-    operands.append(laid_out(flash, flash.widened(x)))
-  y_BNTH, x = _attend(tuple(flashes), tuple(operands)), inputs[0]
-  return jnp.moveaxis(y_BNTH, 1, 2)[:, : x.q.shape[1], :, : x.v.shape[3]]
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(flashes, xs):
-  return _attend_and_save(flashes, xs)[0]
+def merged(sets: tuple, xs: tuple) -> Array:
+  """One softmax over several sets of keys: y [B, N, T, H].
+
+  A set has `forward` and `backward` of what it reads, as a `Flash` has.
+  """
+  return _merged_and_save(sets, xs)[0]
 
 
-def _attend_and_save(flashes, xs):
-  parts = [flash.forward(x) for flash, x in zip(flashes, xs, strict=True)]
+def _merged_and_save(sets, xs):
+  parts = [one.forward(x) for one, x in zip(sets, xs, strict=True)]
   y_BNTH, lse_BN1T = _weighed(*zip(*parts))
   lse_BN1T = jnp.where(lse_BN1T <= MASKED / 2, 0, lse_BN1T)
   return y_BNTH, (xs, y_BNTH, lse_BN1T)
@@ -121,13 +118,13 @@ def _weighed(ys_BNTH, lses_BN1T):
   return y_BNTH.astype(ys_BNTH[0].dtype), lse_BN1T
 
 
-def _attend_backward(flashes, saved, dy_BNTH):
+def _merged_backward(sets, saved, dy_BNTH):
   xs, y_BNTH, lse_BN1T = saved
   wide = (a.astype(jnp.float32) for a in (dy_BNTH, y_BNTH))
   delta_BN1T = jnp.einsum('bnth,bnth->bnt', *wide)[:, :, None]
   up = Upstream(dy_BNTH, lse_BN1T, delta_BN1T)
-  pairs = zip(flashes, xs, strict=True)
-  return (tuple(flash.backward(x, up) for flash, x in pairs),)
+  pairs = zip(sets, xs, strict=True)
+  return (tuple(one.backward(x, up) for one, x in pairs),)
 
 
-_attend.defvjp(_attend_and_save, _attend_backward)
+merged.defvjp(_merged_and_save, _merged_backward)

@@ -7,15 +7,15 @@ over whole rows come first, by blocks.
 
 import dataclasses
 import functools
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from lctx.kernels.any_order import any_order
 from lctx.kernels.base import ORDER, Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dropout import Dropout
-from lctx.kernels.flash import attend
+from lctx.kernels.flash import merged
 from lctx.kernels.flash_gpu import GpuFlash
 from lctx.kernels.flash_inputs import Inputs
 from lctx.kernels.flash_tiles import Place
@@ -39,9 +39,10 @@ class Fused(Kernel):
   most as many as queries. `platform` ('tpu', 'gpu'): where the program will
   run; None = where this process computes. `interpret` runs it on any, slowly,
   with sides of a few, as on a TPU if no platform is given: for tests.
-  """
 
-  any_order: ClassVar[bool] = False
+  Keys in no known order, such as sums of blocks, are met by tiles of plain JAX
+  beside it.
+  """
 
   queries: int | None = None
   keys: int | None = None
@@ -84,11 +85,18 @@ class Fused(Kernel):
     if reason := unfusable(sources, platform):
       raise ValueError(f'model.compute.kernel = fused {reason}. {_INSTEAD}')
     _, keys = sides = self._sides(platform)
-    known = [
-      (self._flash(source, dropout, platform, sides), _inputs(source, dropout))
-      for source in folded(sources, keys)
-    ]
-    return attend(*zip(*known))
+    sets, others = [], []
+    for source in folded(sources, keys):
+      if _in_steps(source):
+        flash = self._flash(source, dropout, platform, sides)
+        sets.append((flash, flash.operands(_inputs(source, dropout))))
+      else:
+        others.append(source)
+    x = sets[0][1]
+    size = x.q.shape[2], x.v.shape[3]
+    sets += [any_order(source, dropout, *size) for source in others]
+    y_BTNH = jnp.moveaxis(merged(*zip(*sets)), 1, 2)
+    return y_BTNH[:, : sources[0].q.shape[1], :, : sources[0].v.shape[3]]
 
   def _flash(self, source, dropout, platform, sides):
     longer_q, longer_k = (
@@ -123,17 +131,21 @@ class Fused(Kernel):
 
 def unfusable(sources: tuple[Source, ...], platform: str) -> str | None:
   """Why these do not fit into the fused kernel; None = they do."""
-  for source in sources:
-    at = source.q_at, source.k_at
-    if any(x.start is None or x.step != 1 for x in at):
-      return ORDER
+  if not any(map(_in_steps, sources)):
+    return ORDER
   try:
     inputs = jax.eval_shape(
-      lambda x: [_inputs(source, None) for source in folded(x)], sources
+      lambda x: [_inputs(y, None) for y in folded(x) if _in_steps(y)], sources
     )
   except NotImplementedError as error:
     return f'changes logits by steps, but {error}'
   return _FLASH[platform].hindrance(inputs)
+
+
+def _in_steps(source: Source) -> bool:
+  return all(
+    at.start is not None and at.step == 1 for at in (source.q_at, source.k_at)
+  )
 
 
 def _steps(source: Source) -> tuple[Plus, tuple[Step, ...]]:

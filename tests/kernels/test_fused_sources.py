@@ -43,12 +43,18 @@ def coords(length, start):
   return segment_coords(document, start)
 
 
-def sources(pattern, made, given):
-  """One for each set of keys, with the scores that `made` makes."""
+def sources(pattern, made, given, ordered=True):
+  """One for each set of keys, with the scores that `made` makes.
+
+  Unless `ordered`, the first set promises nothing of its coordinates.
+  """
   ats = [coords(*at) for at in zip(LENGTHS, STARTS)]
+  near = ats[-1]
+  if not ordered:
+    ats[0] = ats[0].replace(start=None)
   scores = tuple(score(given) for score in made)
   return tuple(
-    Source(given['q'], k, v, ats[-1], at, scores, pattern)
+    Source(given['q'], k, v, near, at, scores, pattern)
     for k, v, at in zip(given['k'], given['v'], ats)
   )
 
@@ -81,6 +87,7 @@ CASES = {
   'plain': (Causal(), [], 0.0),
   'a set that no query sees': (Window(20), [relative], 0.0),
   'dropped': (Causal(), [relative], 0.3),
+  'dropped, one set in no known order': (Causal(), [relative], 0.3, False),
   'by blocks, all scores': (
     Causal() & BlockSparse(4, 4, edge=0, random=1, heads=N),
     [
@@ -97,13 +104,13 @@ CASES = {
 @functools.partial(tiny.quick_jit, static_argnums=(0, 1))
 def attended(kernel, case, given):
   """What comes out, and the gradients of all that is given."""
-  pattern, made, rate = CASES[case]
+  pattern, made, rate, *ordered = CASES[case]
   dropout = None
   if rate:
     dropout = Dropout(jax.random.key_data(jax.random.key(3)), rate)
 
   def weighed(given):
-    y = kernel(sources(pattern, made, given), dropout)
+    y = kernel(sources(pattern, made, given, *ordered), dropout)
     return (y * jnp.cos(jnp.arange(y.size)).reshape(y.shape)).sum(), y
 
   return jax.grad(weighed, has_aux=True)(given)

@@ -17,7 +17,6 @@ from lctx.kernels.banded import Banded
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
 from lctx.kernels.dropout import Dropout
-from lctx.kernels.fused import Fused
 from lctx.kernels.source import Source
 from lctx.memory import Layer, TransientGlobal
 from lctx.memory.transient_global import blocks_of
@@ -234,10 +233,6 @@ def test_both_ways_a_query_sees_every_block_of_its_document():
     (
       {'compute': Compute(kernel=Banded())},
       ['banded', 'model.memory = transientglobal', 'chunked'],
-    ),
-    (
-      {'compute': Compute(kernel=Fused())},
-      ['fused', 'known when compiling', 'chunked'],
     ),
   ],
 )
