@@ -1,5 +1,6 @@
 """Attention is timed as it is computed: the same by all, within limits."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -16,6 +18,7 @@ from benchmarks.attention_cells import KERNELS, Problem, program, refusal
 from benchmarks.attention_scores import SCORES
 from benchmarks.attention_times import Limits, measure, predicted
 from lctx.patterns import Causal, Window
+from lctx.positions.sinusoid import sinusoid
 
 ROOT = Path(__file__).parent.parent
 SIZES = {'heads': 2, 'width': 8, 'rows': 2}
@@ -65,6 +68,21 @@ def test_a_score_that_moves_logits_changes_the_output():
     assert np.abs(output(score) - plain).max() > 1e-4, score
 
 
+def test_sums_of_angles_make_the_relative_term(problem, close):
+  def output(score, given):
+    step = program(dataclasses.replace(problem, score=score), dense, 'forward')
+    return tiny.quick_jit(step)({**inputs, 'learned': given})
+
+  dense, width = KERNELS['dense'], problem.sizes.width
+  inputs = dataclasses.replace(problem, score='xl-angles').inputs()
+  learned = dict(inputs['learned'])
+  kernel_DNH = learned['relative'] / width**0.5
+  sinusoid_PD = sinusoid(jnp.arange(problem.length), width)
+  by_keys = learned | {'r': jnp.einsum('pd,dnh->pnh', sinusoid_PD, kernel_DNH)}
+  del by_keys['relative']
+  close(output('xl-angles', learned), output('xl', by_keys))
+
+
 def test_gradients_reach_what_is_learned(problem):
   def learned(score):
     one = Problem(24, score, Causal(), **SIZES)
@@ -75,6 +93,7 @@ def test_gradients_reach_what_is_learned(problem):
   assert {score: learned(score) for score in SCORES} == {
     'none': set(),
     'xl': {'r', 'u', 'w'},
+    'xl-angles': {'relative', 'u', 'w'},
     'alibi': set(),
     't5': {'relative_bias'},
     'rope': set(),
