@@ -57,6 +57,11 @@ REFUSED = {
     ['gaps for 3 heads', 'model.stack.num_heads = 2'],
   ),
   'a band without an end': (BAND, ['kernel = banded', 'kernel=chunked']),
+  'a staircase in the stock kernel': (
+    {'model__compute__kernel': 'splash', 'model__pattern': 'staircase'}
+    | {'model__pattern__before': '3'},
+    ['kernel = splash', 'not Staircase(before=3)', 'kernel=fused'],
+  ),
   'an odd rotated width': (
     {'model__position': 'rope', 'model__position__share': '0.4'},
     ['model.position.share = 0.4', 'rotates 3 channels'],

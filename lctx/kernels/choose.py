@@ -10,14 +10,17 @@ from lctx.kernels.banded import Banded
 from lctx.kernels.base import Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
+from lctx.kernels.dropout import Dropout
 from lctx.kernels.fused import Fused, unfusable
 from lctx.kernels.source import Source
+from lctx.kernels.splash import Splash, unsplashable
 
 _log = logging.getLogger(__name__)
 
 AT_ONCE = 128  # MiB of logits that may exist at a time
 NARROW = 256  # keys of a window from which tiles are as fast on a CPU
 ONE_TILE = 128  # queries below which a fused tile is mostly empty
+WALKED = 2**30  # logits whose mask the stock kernel walks on the host in 20 s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +42,15 @@ class Auto(Kernel):
 
   def __call__(self, sources, dropout):
     platform = self.platform or jax.default_backend()
-    kernel, reason = choose(sources, platform)
+    kernel, reason = choose(sources, platform, dropout)
     if sources[0].q.shape[1] > 1:  # of a single token there is little to say
       _log_once(f'attention kernel {kernel}: {reason}')
     return kernel(sources, dropout)
 
 
-def choose(sources: tuple[Source, ...], platform: str) -> tuple[Kernel, str]:
+def choose(
+  sources: tuple[Source, ...], platform: str, dropout: Dropout | None = None
+) -> tuple[Kernel, str]:
   """A kernel that can, and why this one."""
   batch, length, heads, _ = sources[0].q.shape
   keys = sum(source.k.shape[1] for source in sources)
@@ -53,11 +58,10 @@ def choose(sources: tuple[Source, ...], platform: str) -> tuple[Kernel, str]:
   reason, logits = '', 4 * batch * heads * length * keys / 2**20
   worth = {'tpu': True, 'gpu': logits > AT_ONCE}.get(platform, False)
   if worth and length >= ONE_TILE:
-    hindrance = unfusable(sources, platform)
-    if hindrance is None:
-      kernel = Fused(platform=platform)
-      return kernel, f'a {platform.upper()} computes {size} in one kernel'
-    reason = f' (fused {hindrance})'
+    kernel, reason = _in_one(sources, platform, dropout)
+    if kernel is not None:
+      one = f'a {platform.upper()} computes {size} in one kernel'
+      return kernel, one + reason
   if logits <= AT_ONCE:
     return Dense(), f'the logits of {size} take {logits:,.1f} MiB{reason}'
   band = _band(sources)
@@ -66,6 +70,23 @@ def choose(sources: tuple[Source, ...], platform: str) -> tuple[Kernel, str]:
     if platform != 'cpu' or dilated or band < NARROW:
       return Banded(), f'of {size}, a query sees {band + 1:,} at most{reason}'
   return Chunked(), f'the logits of {size} would take {logits:,.0f} MiB{reason}'
+
+
+def _in_one(
+  sources: tuple[Source, ...], platform: str, dropout: Dropout | None
+) -> tuple[Kernel | None, str]:
+  """The kernel that does all at once, if one can; and why not another."""
+  reason = ''
+  if platform == 'tpu':
+    size = sources[0].q.shape[1] * sources[0].k.shape[1]
+    hindrance = unsplashable(sources, dropout)
+    if hindrance is None and size <= WALKED:
+      return Splash(), ', the stock one'
+    reason = f' (splash {hindrance or "walks so large a mask for minutes"})'
+  hindrance = unfusable(sources, platform)
+  if hindrance is None:
+    return Fused(platform=platform), reason
+  return None, f' (fused {hindrance})'
 
 
 def _band(sources: tuple[Source, ...]) -> int | None:

@@ -10,6 +10,7 @@ from lctx.kernels.choose import Auto
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
 from lctx.kernels.fused import Fused
+from lctx.kernels.splash import Splash
 from lctx.layers.ffn import FeedForward, Relu
 from lctx.layers.gates import Gate, Residual
 from lctx.layers.norm import LayerNorm, Norm
@@ -22,6 +23,7 @@ __all__ = [
   'Dense',
   'Dropout',
   'Fused',
+  'Splash',
   'Stack',
 ]
 

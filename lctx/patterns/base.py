@@ -46,6 +46,11 @@ class Pattern:
     """
     return ()
 
+  @property
+  def is_reach(self) -> bool:
+    """Whether it is exactly its `reach`: it allows every key within."""
+    return False
+
   def tables(self, heads_N: Array) -> Any:
     """What `allowed` looks up: a pytree of arrays [N or 1, rows, columns].
 
@@ -107,6 +112,10 @@ class Both(_Pair):
     return Reach(*map(_least, self.first.reach, self.second.reach))
 
   @property
+  def is_reach(self):
+    return self.first.is_reach and self.second.is_reach
+
+  @property
   def stride(self):
     return self.first.stride or self.second.stride
 
@@ -127,6 +136,8 @@ class Either(_Pair):
 @dataclasses.dataclass(frozen=True)
 class Everything(Pattern):
   """Every key, ahead and behind: bidirectional attention."""
+
+  is_reach = True
 
   def allowed(self, q_at, k_at, heads_N):
     return jnp.ones_like(distance(q_at, k_at), bool)

@@ -10,6 +10,8 @@ from lctx.types import distance, of_keys, of_queries
 class Causal(Pattern):
   """The query itself and everything before it."""
 
+  is_reach = True
+
   def allowed(self, q_at, k_at, heads_N):
     return distance(q_at, k_at) >= 0
 

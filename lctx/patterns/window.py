@@ -17,6 +17,8 @@ class Window(Pattern):
   Longformer, Window(W, W) in AllenAI's, Window(W - 1) in Mistral.
   """
 
+  is_reach = True
+
   before: int
   after: int = 0
 

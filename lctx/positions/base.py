@@ -63,6 +63,11 @@ class Score:
   folds: ClassVar[bool] = False
   everywhere: ClassVar[bool] = False  # the same for keys that are no tokens
 
+  @property
+  def only_rotates(self) -> bool:
+    """Whether it changes no logits once queries and keys have met."""
+    return type(self).block is Score.block
+
   def rotate(
     self, q_BTNH: Array, k_BSKH: Array, q_at: Coords, k_at: Coords
   ) -> tuple[Array, Array]:
@@ -82,7 +87,7 @@ class Score:
 
     Raises NotImplementedError for a score that cannot say it in steps.
     """
-    if type(self).block is not Score.block:
+    if not self.only_rotates:
       raise NotImplementedError(f'{type(self).__name__} has no steps')
     return ()
 

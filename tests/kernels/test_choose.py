@@ -12,11 +12,14 @@ from lctx.kernels.banded import Banded
 from lctx.kernels.choose import Auto, choose
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
+from lctx.kernels.dropout import Dropout
 from lctx.kernels.fused import Fused
 from lctx.kernels.source import Source
+from lctx.kernels.splash import Splash
 from lctx.patterns import BlockSparse, Causal, Dilated, Sinks, Window
 from lctx.positions.cap import SoftCap
 from lctx.positions.relative import Relative
+from lctx.positions.rope import Rotation
 from lctx.positions.span import Span
 from lctx.types import segment_coords
 
@@ -34,6 +37,7 @@ r_PNH = jnp.zeros((8, 8, 64))
 XL = Relative(r_PNH, None, None, None, 1.0)
 LOOKED_UP = Causal() & BlockSparse(64)
 TPU, GPU = Fused(platform='tpu'), Fused(platform='gpu')
+TURN = Rotation(jnp.ones(4))
 CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
 
 
@@ -51,7 +55,10 @@ CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
     ('gpu', 8192, Window(1024), {'width': 256}, Banded(), 'sees 1,025'),
     ('gpu', 8192, Causal(), {'width': 256}, Chunked(), 'at most 128 numbers'),
     ('gpu', 8192, Window(64), {'promise': False}, Chunked(), 'known when'),
-    ('tpu', 1024, Causal(), {'scores': (XL,)}, TPU, 'in one kernel'),
+    ('tpu', 1024, Causal(), {'scores': (XL,)}, TPU, 'score of Relative)'),
+    ('tpu', 8192, Causal(), {'scores': (TURN,)}, Splash(), 'the stock one'),
+    ('tpu', 8192, Window(9, 9), {}, Splash(), 'in one kernel, the stock one'),
+    ('tpu', 65_536, Causal(), {}, TPU, 'so large a mask'),
     ('tpu', 64, Causal(), {}, Dense(), 'take 0.1 MiB'),
     ('tpu', 8192, LOOKED_UP, {}, TPU, 'in one kernel'),
     ('tpu', 8192, Causal(), {'scores': CAPPED_FIRST}, TPU, 'in one kernel'),
@@ -68,6 +75,12 @@ CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
 def test_the_choice_and_its_reason(platform, length, pattern, more, want, why):
   kernel, reason = choose(source(length, pattern, **more), platform)
   assert kernel == want and why in reason
+
+
+def test_weights_are_dropped_by_the_fused_kernel_on_a_tpu():
+  dropout = Dropout(jax.random.key_data(jax.random.key(0)), 0.1)
+  kernel, reason = choose(source(8192, Causal()), 'tpu', dropout)
+  assert kernel == TPU and 'splash drops no weights' in reason
 
 
 def test_a_choice_is_logged_once_with_its_reason(caplog):

@@ -29,6 +29,13 @@ from lctx.patterns import (
 from lctx.positions import Alibi, Rope, T5Bias
 from lctx.types import segment_coords
 
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    importlib.util.find_spec('libtpu') is None,
+    reason='needs libtpu, which compiles for TPUs: pip install lctx[tpu]',
+  ),
+]
 ENVIRONMENT = {
   'TPU_SKIP_MDS_QUERY': '1',  # ask no machine which chip it has
   'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
@@ -62,6 +69,17 @@ MODELS = {
   },
   'chunks': {'position': Rope(), 'pattern': Causal() & Chunks(128)},
 }
+STOCK = {  # head widths, and what the stock kernel serves
+  'rope': (64, {'position': Rope()}),
+  'rope, grouped, capped, a window': (
+    128,
+    {
+      'position': Rope(),
+      'heads': Heads(keys=2, cap=30.0),
+      'pattern': Window(100),
+    },
+  ),
+}
 
 
 def step_of(model):
@@ -79,18 +97,14 @@ def step_of(model):
   )
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None,
-  reason='needs libtpu, which compiles for TPUs: pip install lctx[tpu]',
-)
-@pytest.mark.parametrize('name', MODELS)
-def test_the_chosen_kernel_is_in_the_program(name, monkeypatch):
+@pytest.fixture(autouse=True)
+def no_machine_is_asked(monkeypatch):
   for variable, value in ENVIRONMENT.items():
     monkeypatch.setenv(variable, value)
-  model = presets.transformer_xl(2, 256, 4, 256, vocab=256)
-  compute = Compute('bfloat16', remat_layers=True, kernel=Auto('tpu'))
-  model = dataclasses.replace(model, compute=compute, **MODELS[name])
+
+
+def program_of(model):
+  """The gradient of its loss, compiled for a TPU: as text."""
   found = topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2')
   mesh = jax.sharding.Mesh(found.devices[:1], 'x')
   chip = jax.sharding.NamedSharding(mesh, jax.P())
@@ -100,6 +114,28 @@ def test_the_chosen_kernel_is_in_the_program(name, monkeypatch):
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
     traced = jax.jit(jax.grad(loss)).trace(*shapes)
     lowered = traced.lower(lowering_platforms=('tpu',))
-  text = lowered.compile().as_text()
+  return lowered.compile().as_text()
+
+
+def model_of(fields, width=64):
+  model = presets.transformer_xl(2, 4 * width, 4, 256, vocab=256)
+  compute = Compute('bfloat16', remat_layers=True, kernel=Auto('tpu'))
+  return dataclasses.replace(model, compute=compute, **fields)
+
+
+@pytest.mark.parametrize('name', MODELS)
+def test_the_chosen_kernel_is_in_the_program(name):
+  text = program_of(model_of(MODELS[name]))
   for part in ('forward', 'of_queries', 'of_keys'):
     assert f'lctx_flash_{part}' in text
+  assert 'splash_mha' not in text
+
+
+@pytest.mark.parametrize('name', STOCK)
+def test_the_stock_kernel_is_in_the_program_where_it_serves(name):
+  width, fields = STOCK[name]
+  with jax.default_matmul_precision('default'):  # as outside of tests
+    text = program_of(model_of(fields, width))
+  for part in ('fwd', 'dq', 'dkv'):
+    assert f'splash_mha_{part}_segmented' in text
+  assert 'lctx_flash' not in text
