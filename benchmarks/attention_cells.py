@@ -16,7 +16,7 @@ from lctx.kernels.dense import Dense
 from lctx.kernels.fused import Fused
 from lctx.kernels.source import Source, rotated
 from lctx.patterns.base import Pattern
-from lctx.positions import Score, Sizes
+from lctx.positions import Sizes
 from lctx.types import segment_coords
 
 
@@ -28,7 +28,7 @@ class JaxNN(Kernel):
 
   def __call__(self, sources, dropout):
     (source,), (before, after) = sources, sources[0].pattern.reach
-    if any(type(score).block is not Score.block for score in source.scores):
+    if not all(score.only_rotates for score in source.scores):
       raise ValueError('it has no place for this score')
     q_BTNH, k_BSKH = rotated(source)
     return jax.nn.dot_product_attention(

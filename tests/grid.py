@@ -10,6 +10,7 @@ from lctx.kernels.banded import Banded
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
 from lctx.kernels.fused import Fused
+from lctx.kernels.splash import Splash
 from lctx.memory import TransientGlobal
 from lctx.models.heads import (
   AdaptiveQueries,
@@ -123,6 +124,7 @@ KERNELS = {
   'banded': Banded(3),
   'fused': Fused(8, 8, interpret=True),
   'fused, gpu': Fused(8, 8, interpret=True, platform='gpu'),
+  'splash': Splash(128, 128, interpret=True),
 }
 
 
@@ -136,6 +138,19 @@ def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:
     pattern in BESIDE or None in PATTERNS[pattern].reach
   ):
     return 'a band has an end on both sides'
+  if kernel == 'splash':
+    return _unsplashable(position, pattern, score)
+  return None
+
+
+def _unsplashable(position: str, pattern: str, score: str) -> str | None:
+  terms = 'alibi', 't5', 'xl', 'learned relative', 'adaptive'
+  if any(part.startswith(terms) for part in (position, score)):
+    return 'the stock kernel has no term of distance'
+  if pattern in BESIDE:
+    return 'the stock kernel takes one set of keys'
+  if not PATTERNS[pattern].is_reach:
+    return 'the stock kernel masks by a window and by documents'
   return None
 
 
