@@ -23,7 +23,7 @@ from lctx.types import EMPTY, MASKED, Array, Coords
 
 LANES = 128  # a TPU's; sides of tiles are multiples of it
 UNSEEN = EMPTY - 1  # the document of a key that holds nothing: no query has it
-_AS_IT_IS = None, 'default', 'bfloat16'
+_MET = None, 'default', 'bfloat16'  # wishes for precision of short numbers
 _INSTEAD = (
   'Use model.compute.kernel=fused, or chunked, which is for any platform.'
 )
@@ -126,7 +126,7 @@ def unsplashable(
   if dropout is not None:
     return 'drops no weights, as model.dropout.attention asks'
   wish = jax.config.jax_default_matmul_precision
-  if source.q.dtype.itemsize < 4 and wish not in _AS_IT_IS:
+  if source.q.dtype.itemsize < 4 and wish not in _MET:
     return (
       f'multiplies {source.q.dtype} as it is, but jax_default_matmul_precision '
       f'= {wish}'

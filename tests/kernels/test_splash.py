@@ -1,6 +1,7 @@
 """The stock kernel of TPUs gives what the definition gives, where it serves."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,20 @@ def test_a_query_that_sees_nothing_gets_zeros_and_moves_nothing():
   (dq, dk, dv), y = attended(SPLASH, 'window', arrays('window'))
   for x in (y, dq, dk, dv):  # the first nine of row 1 are empty
     assert not x[1, :9].any() and x[1, 9:].any()
+
+
+@pytest.mark.parametrize('pattern', [Window(300, 40), Everything()])
+def test_nothing_of_size_t_x_s_is_made(pattern):
+  q, k = (jax.ShapeDtypeStruct((1, n, N, H), jnp.float32) for n in (768, 1280))
+  at = segment_coords(jnp.zeros((1, 1280), jnp.int32), -512)
+
+  def summed(q, k):
+    given = Source(q, k, k, at.take(512, 1280), at, (), pattern)
+    return SPLASH((given,), None).sum()
+
+  program = str(jax.make_jaxpr(jax.grad(summed, argnums=(0, 1)))(q, k))
+  assert '1,768,' in program and '1280,' in program
+  assert not re.search(r'768,1280\b|1280,768\b', program)
 
 
 def test_short_numbers_give_nearly_the_same_and_stay_short(close):

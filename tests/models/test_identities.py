@@ -14,6 +14,7 @@ from lctx.kernels.dense import Dense
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.fused import Fused
 from lctx.kernels.source import Source
+from lctx.kernels.splash import Splash
 from lctx.loaded import Loaded
 from lctx.models.heads import AdaptiveSpan, Heads
 from lctx.models.parts import Compute
@@ -160,7 +161,8 @@ def test_recomputing_layers_leaks_nothing_from_any_kernel(close):
     return tiny.quick_jit(jax.grad(loss))(params)
 
   want = gradient(Dense(), False)
-  for kernel in (Chunked(3, 5), Banded(3), Fused(8, 8, interpret=True)):
+  splash = Splash(interpret=True)
+  for kernel in (Chunked(3, 5), Banded(3), Fused(8, 8, interpret=True), splash):
     jax.tree.map(close, gradient(kernel, True), want)
 
 
