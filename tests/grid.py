@@ -138,19 +138,15 @@ def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:
     pattern in BESIDE or None in PATTERNS[pattern].reach
   ):
     return 'a band has an end on both sides'
-  if kernel == 'splash':
-    return _unsplashable(position, pattern, score)
-  return None
-
-
-def _unsplashable(position: str, pattern: str, score: str) -> str | None:
+  if kernel != 'splash':
+    return None
   terms = 'alibi', 't5', 'xl', 'learned relative', 'adaptive'
   if any(part.startswith(terms) for part in (position, score)):
     return 'the stock kernel has no term of distance'
-  if pattern in BESIDE:
-    return 'the stock kernel takes one set of keys'
-  if not PATTERNS[pattern].is_reach:
-    return 'the stock kernel masks by a window and by documents'
+  if pattern in BESIDE or not PATTERNS[pattern].is_reach:
+    return (
+      'the stock kernel masks one set of keys, by a window and by documents'
+    )
   return None
 
 
