@@ -86,7 +86,6 @@ def arrays():
 CASES = {
   'plain': (Causal(), [], 0.0),
   'a set that no query sees': (Window(20), [relative], 0.0),
-  'dropped': (Causal(), [relative], 0.3),
   'dropped, one set in no known order': (Causal(), [relative], 0.3, False),
   'by blocks, all scores': (
     Causal() & BlockSparse(4, 4, edge=0, random=1, heads=N),
