@@ -3,6 +3,9 @@
 python -m pytest -m grid --junitxml=grid.xml    # hours; the suite's cover:
 python -m pytest tests/test_grid.py --junitxml=grid.xml
 python tests/support_matrix.py 'COMMIT, MACHINE' grid.xml [more.xml ...]
+
+Cells that these runs leave out stay as the page has them, if all their scores
+passed; say of them too where that was. A page that is removed begins anew.
 """
 
 import collections
@@ -57,6 +60,26 @@ def outcomes(paths: list[str]) -> tuple[dict[tuple[str, ...], bool], str]:
     found |= some
     dates.append(date)
   return found, max(dates)
+
+
+def earlier(text: str) -> dict[tuple[str, ...], bool]:
+  """What a page says of cells in which all scores that can be have passed."""
+  found, law = {}, None
+  for line in text.splitlines():
+    if line.startswith('## '):
+      name = line[3:].strip('`')
+      law = ('attend', name) if name in grid.KERNELS else ('read',)
+    position, *entries = line.strip('| ').split(' | ')
+    if law is None or position not in grid.POSITIONS:
+      continue
+    for pattern, entry in zip(grid.PATTERNS, entries, strict=True):
+      if entry[0].isdigit() and not set(entry) & {SIGNS[None], SIGNS[False]}:
+        for score in grid.SCORES:
+          cell = position, pattern, score
+          kernels = law[1:] or grid.KERNELS
+          if not all(grid.empty(*cell, kernel) for kernel in kernels):
+            found[law[0], *cell, *law[1:]] = True
+  return found
 
 
 def _outcomes(path):
@@ -126,5 +149,7 @@ def page(found: dict, date: str, where: str) -> str:
 
 
 if __name__ == '__main__':
-  PAGE.write_text(page(*outcomes(sys.argv[2:]), sys.argv[1]))
+  found, date = outcomes(sys.argv[2:])
+  before = earlier(PAGE.read_text()) if PAGE.exists() else {}
+  PAGE.write_text(page(before | found, date, sys.argv[1]))
   print(f'wrote {PAGE}')
