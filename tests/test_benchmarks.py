@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny
 
 import lctx
 from benchmarks import cases, evaluation, ratios, timing, twins
@@ -128,7 +129,7 @@ def run(module, *args):
   return subprocess.run(
     [sys.executable, '-m', f'benchmarks.{module}', *args],
     cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': tiny.QUICK},
     capture_output=True,
     text=True,
     timeout=300,

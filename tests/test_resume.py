@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+import tiny
 
 import lctx
 from lctx.checkpoint import CheckpointStore
@@ -27,7 +28,6 @@ from lctx.run import prepared
 
 ROOT = Path(__file__).parent.parent
 STEPS, EVERY, VALIDATE = 240, 40, 120
-QUICK = '--xla_backend_optimization_level=0'  # compiles sooner
 TIMINGS = {'tokens_per_second', 'step_seconds', 'data_seconds', 'utilisation'}
 
 # Everything that is random, averaged or carried is on. Each step is logged.
@@ -48,7 +48,7 @@ def get_config(arg=None):
     optimizer=Adam(peak=3e-3),
     train=Training(
       steps={STEPS}, accumulate=2, ema=0.99, eval_every={VALIDATE},
-      valid_tokens=8000,
+      valid_tokens=4000,
     ),
     eval=Evaluation(rows=2, tokens=2000, compare=False),
     checkpoint=Checkpoints(every={EVERY}, keep_last=2),
@@ -67,7 +67,7 @@ class Command:
   """`python train.py --config=... --workdir=...`, under way."""
 
   def __init__(
-    self, config: Path, workdir: Path, *overrides: str, flags: str = QUICK
+    self, config: Path, workdir: Path, *overrides: str, flags: str = ''
   ):
     self.workdir = workdir
     self._said = workdir.with_suffix('.txt').open('w+')
@@ -87,13 +87,16 @@ class Command:
 
   def signal_when(self, happened, number: int) -> Done:
     """Sends a signal as soon as `happened(self)`; what it says in the end."""
+    self.wait_until(happened)
+    self._process.send_signal(number)
+    return self.end()
+
+  def wait_until(self, happened) -> None:
     until = time.monotonic() + 200
     while not happened(self):
       assert self._process.poll() is None, self.end().said
       assert time.monotonic() < until, 'it takes too long'
       time.sleep(0.005)
-    self._process.send_signal(number)
-    return self.end()
 
   def end(self) -> Done:
     try:
@@ -129,6 +132,7 @@ def runs(config):
   """The folder never stopped; the one often stopped, and what it said."""
   whole, often = config.parent / 'whole', config.parent / 'often'
   uninterrupted = Command(config, whole)
+  uninterrupted.wait_until(lambda c: c.logged(1))  # others find it compiled
   stages = {}
   for name, happened, number in (
     ('killed', lambda c: c.saved(EVERY), signal.SIGKILL),
@@ -161,9 +165,9 @@ def restored(config: Path, folder: Path, step: int | None = None):
     return store.restore(run.abstract, step)
 
 
-def assert_same_end(config, folder, other, steps=STEPS):
+def assert_same_end(config, folder, other):
   one, two = restored(config, folder), restored(config, other)
-  assert one.step == two.step == steps
+  assert one.step == two.step == STEPS
   assert one.meta == two.meta
   assert jax.tree.structure(one.state) == jax.tree.structure(two.state)
   leaves = [jax.tree.leaves(x.state) for x in (one, two)]
@@ -200,23 +204,6 @@ def test_stopped_and_resumed_is_uninterrupted_bit_for_bit(config, runs):
     VALIDATE,
     STEPS,
   ]
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_is_uninterrupted_as_xla_compiles_by_default(
-  config, tmp_path
-):
-  few = '--config.train.steps=80', '--config.train.eval_every=0'
-  whole, often = tmp_path / 'whole', tmp_path / 'often'
-  done = Command(config, whole, *few, flags='').end()
-  assert done.code == 0, done.said
-  killed = Command(config, often, *few, flags='').signal_when(
-    lambda c: c.saved(EVERY), signal.SIGKILL
-  )
-  assert killed.code == -signal.SIGKILL
-  again = Command(config, often, *few, flags='').end()
-  assert 'goes on from step ' in again.said
-  assert_same_end(config, often, whole, steps=80)
 
 
 def test_after_kill_it_goes_on_from_a_whole_checkpoint(runs):
@@ -283,6 +270,7 @@ def test_numbers_that_are_not_finite_end_with_a_paragraph(config, runs, copy):
     '--config.train.max_skipped=4',
     '--config.optimizer.peak=1e38',
     '--config.checkpoint.every=1',
+    flags=tiny.QUICK,
   ).end()
   assert done.code == 1, done.said
   assert 'Traceback' not in done.said
@@ -310,6 +298,7 @@ def test_a_signal_before_anything_is_worth_saving_says_so(config, tmp_path):
     '--config.train.steps=1000000',
     '--config.checkpoint.every=1000000',
     '--config.train.eval_every=0',
+    flags=tiny.QUICK,
   ).signal_when(lambda c: c.logged(5), signal.SIGTERM)
   assert done.code == 0, done.said
   assert 'The same command begins anew' in done.said

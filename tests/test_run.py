@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny
 
 import lctx
 from lctx.checkpoint import CheckpointStore
@@ -20,7 +21,6 @@ from lctx.run import prepared
 
 ROOT = Path(__file__).parent.parent
 STEPS = 40
-QUICK = '--xla_backend_optimization_level=0'  # compiles sooner
 WORDS = ['the ', 'memory ', 'of ', 'a ', 'long ', 'text ', 'ends.\n']
 
 
@@ -317,7 +317,7 @@ def test_writing_without_end_ends_quietly(trained, end, code):
   writer = subprocess.Popen(
     [sys.executable, '-c', program, f'--workdir={trained[0]}', *prompts],
     cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': QUICK},
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': tiny.QUICK},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
   )
@@ -346,7 +346,7 @@ def test_eval_reads_a_run_with_another_segment(trained, copy):
       '--checkpoint=latest',
     ],
     cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': QUICK},
+    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': tiny.QUICK},
     capture_output=True,
     text=True,
     timeout=200,

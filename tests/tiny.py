@@ -11,6 +11,8 @@ from lctx import presets
 from lctx.positions.xl import LearnedRelative
 from lctx.types import segment_coords
 
+QUICK = '--xla_backend_optimization_level=0'  # XLA_FLAGS: compiles sooner
+
 # The programs are tiny and run a few times: optimising them costs more.
 quick_jit = functools.partial(
   jax.jit, compiler_options={'xla_backend_optimization_level': 0}

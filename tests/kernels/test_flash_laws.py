@@ -41,10 +41,8 @@ CASES = {
   'everything': (everything, TALL, {'group': 4}, {}),
   'by head': (dilated, WIDE, {'relative': False, 'c': True}, {}),
   'one query': (causal, EVEN, {'queries': 1, 'c': True}, {}),
-  'capped': (window, EVEN, {'queries': 16, 'keys': 16, 'steps': ['cap']}, {}),
   'dropped': (causal, WIDE, {'group': 2, 'steps': ['cap']}, {'rate': 0.3}),
-  'added after the cap': (causal, WIDE, {'steps': ['cap', 'plus']}, {}),
-  'reweighted': (causal, TALL, {'group': 2, 'c': True, 'steps': ['times']}, {}),
+  'whole tiles': (window, EVEN, {'queries': 16, 'keys': 16}, {}),
   'all steps, dropped': (
     window,
     EVEN,
