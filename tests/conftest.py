@@ -1,5 +1,6 @@
 """What every test shares: eight CPU devices, strict shapes, tolerances."""
 
+import gc
 import importlib.metadata
 import os
 from pathlib import Path
@@ -21,6 +22,9 @@ os.environ['XLA_FLAGS'] = ' '.join(
 import jax
 import numpy as np
 import pytest
+
+gc.freeze()
+gc.set_threshold(200_000, 20, 50)  # tracing makes many objects and no garbage
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_default_matmul_precision', 'highest')

@@ -64,21 +64,27 @@ def outcomes(paths: list[str]) -> tuple[dict[tuple[str, ...], bool], str]:
 
 def earlier(text: str) -> dict[tuple[str, ...], bool]:
   """What a page says of cells in which all scores that can be have passed."""
-  found, law = {}, None
+  found, law, patterns = {}, None, []
   for line in text.splitlines():
     if line.startswith('## '):
       name = line[3:].strip('`')
       law = ('attend', name) if name in grid.KERNELS else ('read',)
+    if law and line.startswith('| |'):
+      patterns = line[3:].strip(' |').split(' | ')
     position, *entries = line.strip('| ').split(' | ')
     if law is None or position not in grid.POSITIONS:
       continue
-    for pattern, entry in zip(grid.PATTERNS, entries, strict=True):
-      if entry[0].isdigit() and not set(entry) & {SIGNS[None], SIGNS[False]}:
-        for score in grid.SCORES:
-          cell = position, pattern, score
-          kernels = law[1:] or grid.KERNELS
-          if not all(grid.empty(*cell, kernel) for kernel in kernels):
-            found[law[0], *cell, *law[1:]] = True
+    for pattern, entry in zip(patterns, entries, strict=True):
+      cells = [(position, pattern, score) for score in grid.SCORES]
+      kernels = law[1:] or grid.KERNELS
+      cells = [
+        cell
+        for cell in cells
+        if pattern in grid.PATTERNS
+        and not all(grid.empty(*cell, kernel) for kernel in kernels)
+      ]
+      if entry.rstrip('abcdefghij') == str(len(cells)):
+        found |= {(law[0], *cell, *law[1:]): True for cell in cells}
   return found
 
 

@@ -53,8 +53,9 @@ def test_all_that_are_compared_compute_the_same(score, pattern, close):
   }
   assert {'dense', 'chunked'} <= set(outputs)
   assert ('jax.nn' in outputs) == (score in ('none', 'rope'))
-  for y in outputs.values():
+  for name, y in outputs.items():
     close(y, outputs['dense'])
+    jax.eval_shape(program(problem, KERNELS[name], 'both'), inputs)
 
 
 def test_a_score_that_moves_logits_changes_the_output():

@@ -60,7 +60,11 @@ REFUSED = {
   'a staircase in the stock kernel': (
     {'model__compute__kernel': 'splash', 'model__pattern': 'staircase'}
     | {'model__pattern__before': '3'},
-    ['kernel = splash', 'not Staircase(before=3)', 'kernel=fused'],
+    ['kernel = splash', 'not Staircase(before=3)', 'kernel=auto'],
+  ),
+  'weights dropped by the stock kernel': (
+    {'model__compute__kernel': 'splash', 'model__dropout__attention': '0.1'},
+    ['splash drops no weights', 'model.dropout.attention = 0.1', 'kernel=auto'],
   ),
   'an odd rotated width': (
     {'model__position': 'rope', 'model__position__share': '0.4'},

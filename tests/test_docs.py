@@ -8,10 +8,12 @@ import subprocess
 import types
 from pathlib import Path
 
+import grid
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import support_matrix
 import tiny
 
 import lctx
@@ -176,3 +178,13 @@ def test_the_pattern_of_the_example_forgets_the_segment_before(example, close):
   parts, _ = tiny.loop(model, params, tokens, [6, 6])
   alone, _ = tiny.loop(model, params, tokens[:, 6:], [6])
   close(parts[:, 6:], alone)
+
+
+def test_a_page_gives_back_what_passed_whole():
+  ran = [('attend', *cell) for cell in grid.full() if cell[3] == 'dense']
+  found = dict.fromkeys(ran[1:], True)
+  text = support_matrix.page(found, 'today', 'here')
+  position, pattern = ran[0][1:3]
+  assert support_matrix.earlier(text) == {
+    cell: True for cell in ran if cell[1:3] != (position, pattern)
+  }

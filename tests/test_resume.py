@@ -27,7 +27,7 @@ from lctx.config import load
 from lctx.run import prepared
 
 ROOT = Path(__file__).parent.parent
-STEPS, EVERY, VALIDATE = 240, 40, 120
+STEPS, EVERY, VALIDATE = 320, 40, 160
 TIMINGS = {'tokens_per_second', 'step_seconds', 'data_seconds', 'utilisation'}
 
 # Everything that is random, averaged or carried is on. Each step is logged.
@@ -111,8 +111,11 @@ class Command:
     return (self.workdir / 'checkpoints' / str(step)).is_dir()
 
   def logged(self, step: int) -> bool:
+    """By this process: the log ends where it goes on once that is said."""
     path = self.workdir / 'metrics.jsonl'
-    return path.exists() and f'{{"step": {step}, ' in path.read_text()
+    if ' parameters on ' not in self.workdir.with_suffix('.txt').read_text():
+      return False
+    return f'{{"step": {step}, ' in path.read_text()
 
 
 @pytest.fixture(scope='module')
@@ -136,13 +139,13 @@ def runs(config):
   stages = {}
   for name, happened, number in (
     ('killed', lambda c: c.saved(EVERY), signal.SIGKILL),
-    ('terminated', lambda c: c.logged(90), signal.SIGTERM),
+    ('terminated', lambda c: c.logged(70), signal.SIGTERM),
     (
       'terminated while it validates',
       lambda c: c.logged(VALIDATE),
       signal.SIGTERM,
     ),
-    ('interrupted from the keyboard', lambda c: c.logged(170), signal.SIGINT),
+    ('interrupted from the keyboard', lambda c: c.logged(230), signal.SIGINT),
   ):
     stages[name] = Command(config, often).signal_when(happened, number)
   stages['ended'] = Command(config, often).end()

@@ -33,6 +33,9 @@ class Kernel:
         'chunked, which takes any.'
       )
 
+  def check_dropout(self, rate: float) -> None:
+    """Raises ValueError if it cannot drop this share of the weights."""
+
   def check_platform(self, platform: str) -> None:
     """Raises ValueError where it cannot run, naming what can."""
 

@@ -11,7 +11,7 @@ from lctx.kernels.base import Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
 from lctx.kernels.dropout import Dropout
-from lctx.kernels.fused import Fused, unfusable
+from lctx.kernels.fused import Fused, in_steps, unfusable
 from lctx.kernels.source import Source
 from lctx.kernels.splash import Splash, unsplashable
 
@@ -78,15 +78,25 @@ def _in_one(
   """The kernel that does all at once, if one can; and why not another."""
   reason = ''
   if platform == 'tpu':
-    size = sources[0].q.shape[1] * sources[0].k.shape[1]
-    hindrance = unsplashable(sources, dropout)
-    if hindrance is None and size <= WALKED:
-      return Splash(), ', the stock one'
-    reason = f' (splash {hindrance or "walks so large a mask for minutes"})'
+    hindrance = unsplashable(sources, dropout) or _walk(sources[0])
+    if hindrance is None:
+      return Splash(platform=platform), ', the stock one'
+    reason = f' (splash {hindrance})'
   hindrance = unfusable(sources, platform)
   if hindrance is None:
+    if not all(map(in_steps, sources)):
+      reason = f', those in no known order by tiles beside it{reason}'
     return Fused(platform=platform), reason
   return None, f' (fused {hindrance})'
+
+
+def _walk(source: Source) -> str | None:
+  """Why the stock kernel's way with masks takes too long, or None."""
+  if source.pattern.reach == (None, None):
+    return None
+  if source.q.shape[1] * source.k.shape[1] <= WALKED:
+    return None
+  return 'walks a mask of this size on the host, which takes long'
 
 
 def _band(sources: tuple[Source, ...]) -> int | None:

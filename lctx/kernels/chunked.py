@@ -21,11 +21,13 @@ from lctx.kernels.fold import folded
 from lctx.kernels.tiles import (
   Around,
   Arrays,
+  Known,
   Places,
   Plan,
   add,
   cut,
   equal,
+  finite,
   prepared,
   put,
   tile,
@@ -81,12 +83,7 @@ def _attend(plans, arrays, around):
 
 def _attend_and_save(plans, arrays, around):
   y_BTNH, lse_NBT = forward(plans, arrays, around)
-  return y_BTNH, (arrays, around, y_BTNH, known(lse_NBT))
-
-
-def known(lse: Array) -> Array:
-  """0 for rows that see nothing: the backward pass subtracts it."""
-  return jnp.where(lse <= MASKED / 2, 0, lse)
+  return y_BTNH, (arrays, around, y_BTNH, finite(lse_NBT))
 
 
 def forward(
@@ -139,35 +136,34 @@ def _attend_backward(plans, saved, dy_BTNH):
   arrays, around, y_BTNH, lse_NBT = saved
   wide = [x.astype(jnp.float32) for x in (dy_BTNH, y_BTNH)]
   delta_NBT = jnp.einsum('btnh,btnh->nbt', *wide)
-  return backward(plans, arrays, around, (dy_BTNH, lse_NBT, delta_NBT)), None
+  known = Known(dy_BTNH, lse_NBT, delta_NBT)
+  return backward(plans, arrays, around, known), None
 
 
 def backward(
   plans: tuple[Plan, ...],
   arrays: tuple[Arrays, ...],
   around: Around,
-  up: tuple[Array, Array, Array],
+  known: Known,
 ) -> tuple[Arrays, ...]:
-  """Gradients, of those of y, the `known` log of each row's sum, and dy . y.
-
-  They are of one softmax; it may be over more sets of keys than these.
-  """
-  dy_BTNH, lse_NBT, delta_NBT = up
-  rows, (batch, _, heads, width) = plans[0].rows, arrays[0].q.shape
+  """The gradients of `arrays`."""
+  rows = plans[0].rows
 
   def block_of_queries(grads, i, bounds):
-    dy = cut(dy_BTNH, i * rows, rows)
-    lse, delta = (cut(x, i * rows, rows, 2) for x in (lse_NBT, delta_NBT))
+    here = Known(
+      cut(known.dy, i * rows, rows),
+      *(cut(x, i * rows, rows, 2) for x in (known.lse, known.delta)),
+    )
     done = []
     for one, (first, end), grad in zip(
       zip(plans, arrays, around.places), bounds, grads
     ):
-      nothing = jnp.zeros((batch, rows, heads, width))
-      step = functools.partial(
-        _step_back, one, around.dropout, (dy, lse, delta), i
+      step = functools.partial(_step_back, one, around.dropout, here, i)
+      nothing = (
+        jnp.zeros((len(x), rows, *x.shape[2:]))
+        for x in (one[1].rotated, one[1].q)
       )
-      state = _loop(first, end, step, (nothing, nothing, grad))
-      drotated, dq, grad = state
+      drotated, dq, grad = _loop(first, end, step, (*nothing, grad))
       rotated = put(grad.rotated, drotated, i * rows)
       q = put(grad.q, dq, i * rows)
       done.append(grad.replace(rotated=rotated, q=q))
@@ -178,9 +174,9 @@ def backward(
   return jax.tree.map(lambda g, x: g.astype(x.dtype), grads, arrays)
 
 
-def _step_back(one, dropout, saved, i, j, state):
+def _step_back(one, dropout, known, i, j, state):
   """The gradients with those of one more tile."""
-  (drotated, dq, grad), (dy_BTNH, lse_NBT, delta_NBT) = state, saved
+  (drotated, dq, grad), (dy_BTNH, lse_NBT, delta_NBT) = state, known
   made = tile(*one, i, j)
   s_NBTS, back = jax.vjp(made.logits, made.parts)
   p_NBTS = jnp.exp(s_NBTS - lse_NBT[..., None])

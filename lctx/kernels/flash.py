@@ -16,7 +16,8 @@ import numpy as np
 
 from lctx.kernels.flash_inputs import Inputs, check, laid_out
 from lctx.kernels.flash_tiles import Operands, Upstream, Walk
-from lctx.types import MASKED, Array
+from lctx.kernels.tiles import finite
+from lctx.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +106,7 @@ def merged(sets: tuple, xs: tuple) -> Array:
 def _merged_and_save(sets, xs):
   parts = [one.forward(x) for one, x in zip(sets, xs, strict=True)]
   y_BNTH, lse_BN1T = _weighed(*zip(*parts))
-  lse_BN1T = jnp.where(lse_BN1T <= MASKED / 2, 0, lse_BN1T)
-  return y_BNTH, (xs, y_BNTH, lse_BN1T)
+  return y_BNTH, (xs, y_BNTH, finite(lse_BN1T))
 
 
 def _weighed(ys_BNTH, lses_BN1T):

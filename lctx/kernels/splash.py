@@ -24,9 +24,7 @@ from lctx.types import EMPTY, MASKED, Array, Coords
 LANES = 128  # a TPU's; sides of tiles are multiples of it
 UNSEEN = EMPTY - 1  # the document of a key that holds nothing: no query has it
 _MET = None, 'default', 'bfloat16'  # wishes for precision of short numbers
-_INSTEAD = (
-  'Use model.compute.kernel=fused, or chunked, which is for any platform.'
-)
+_INSTEAD = 'Use model.compute.kernel=auto, which takes one that can.'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +32,9 @@ class Splash(Kernel):
   """By tiles of at most `queries` x `keys`, multiples of 128; TPUs only.
 
   For one set of keys in known steps, patterns made of causal, window and
-  everything, and scores that rotate or cap; it drops no weights. `interpret`
-  runs it on any platform, slowly: for tests.
+  everything, and scores that rotate or cap; it drops no weights. `platform`
+  'tpu': where the program will run; None = where this process computes.
+  `interpret` runs it on any, slowly: for tests.
   """
 
   any_order: ClassVar[bool] = False
@@ -43,8 +42,11 @@ class Splash(Kernel):
   queries: int = 512
   keys: int = 512
   interpret: bool = False
+  platform: str | None = None
 
   def __post_init__(self):
+    if self.platform is not None:
+      self.check_platform(self.platform)
     for name in ('queries', 'keys'):
       side = getattr(self, name)
       if side < LANES or side % LANES:
@@ -57,6 +59,14 @@ class Splash(Kernel):
     if reason := _not_reach(pattern):
       raise ValueError(f'model.compute.kernel = splash {reason}. {_INSTEAD}')
 
+  def check_dropout(self, rate):
+    if rate:
+      raise ValueError(
+        f'model.compute.kernel = splash drops no weights, but '
+        f'model.dropout.attention = {rate}. Use model.compute.kernel=auto, '
+        'which takes one that does, or a rate of 0.'
+      )
+
   def check_platform(self, platform):
     if not self.interpret and platform != 'tpu':
       raise ValueError(
@@ -68,6 +78,7 @@ class Splash(Kernel):
     return Chunked()
 
   def __call__(self, sources, dropout):
+    self.check_platform(self.platform or jax.default_backend())
     if reason := unsplashable(sources, dropout):
       raise ValueError(f'model.compute.kernel = splash {reason}. {_INSTEAD}')
     (source,) = sources

@@ -13,7 +13,7 @@ from lctx.kernels.source import Source, hidden, rotated
 from lctx.patterns.base import Pattern
 from lctx.positions.base import Score, Tile
 from lctx.products import met
-from lctx.types import EMPTY, Array, Coords
+from lctx.types import EMPTY, MASKED, Array, Coords
 
 
 class Plan(NamedTuple):
@@ -52,6 +52,17 @@ class Around(NamedTuple):
   dropout: Dropout | None
 
 
+class Known(NamedTuple):
+  """What the backward pass knows of a softmax, or of a block of its rows.
+
+  It may be over more sets of keys than are at hand.
+  """
+
+  dy: Array  # [B, T, N, H]
+  lse: Array  # float32 [N, B, T]: the `finite` log of each row's sum
+  delta: Array  # float32 [N, B, T]: dy . y
+
+
 class Made(NamedTuple):
   """A tile: its parts, what makes logits of them, and its place."""
 
@@ -60,6 +71,11 @@ class Made(NamedTuple):
   logits: Callable[[Arrays], Array]
   at: Places
   where: Tile
+
+
+def finite(lse: Array) -> Array:
+  """0 for rows that see nothing: the backward pass subtracts it."""
+  return jnp.where(lse <= MASKED / 2, 0, lse)
 
 
 def equal(length: int, most: int) -> int:

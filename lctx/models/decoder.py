@@ -55,6 +55,7 @@ class Decoder(nn.Module):
     self.memory.check(sizes, self.pattern, self.heads)
     near, *_ = self.memory.patterns(self.pattern)
     self.compute.kernel.check(near)
+    self.compute.kernel.check_dropout(self.dropout.attention)
     if not self.memory.in_order:
       self.compute.kernel.check_order(type(self.memory).__name__.lower())
     super().__post_init__()

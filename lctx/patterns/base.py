@@ -1,7 +1,7 @@
 """The seam of patterns: what a query may see, and how patterns combine."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
@@ -29,6 +29,13 @@ class Pattern:
   Patterns combine: `a & b` is what both allow, `a | b` what either does.
   """
 
+  is_reach: ClassVar[bool] = False  # it allows every key within its reach
+
+  def __init_subclass__(cls, **kwargs):
+    super().__init_subclass__(**kwargs)
+    if 'allowed' in vars(cls) and 'is_reach' not in vars(cls):
+      cls.is_reach = False  # whatever it was for the rule it had before
+
   def allowed(self, q_at: Coords, k_at: Coords, heads_N: Array) -> Array:
     """The truth: bool [N or 1, B or 1, T, S]. `heads_N` numbers the heads."""
     raise NotImplementedError
@@ -45,11 +52,6 @@ class Pattern:
     () = every distance, whatever the head.
     """
     return ()
-
-  @property
-  def is_reach(self) -> bool:
-    """Whether it is exactly its `reach`: it allows every key within."""
-    return False
 
   def tables(self, heads_N: Array) -> Any:
     """What `allowed` looks up: a pytree of arrays [N or 1, rows, columns].

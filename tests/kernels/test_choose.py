@@ -37,6 +37,7 @@ r_PNH = jnp.zeros((8, 8, 64))
 XL = Relative(r_PNH, None, None, None, 1.0)
 LOOKED_UP = Causal() & BlockSparse(64)
 TPU, GPU = Fused(platform='tpu'), Fused(platform='gpu')
+STOCK = Splash(platform='tpu')
 TURN = Rotation(jnp.ones(4))
 CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
 
@@ -56,9 +57,9 @@ CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
     ('gpu', 8192, Causal(), {'width': 256}, Chunked(), 'at most 128 numbers'),
     ('gpu', 8192, Window(64), {'promise': False}, Chunked(), 'known when'),
     ('tpu', 1024, Causal(), {'scores': (XL,)}, TPU, 'score of Relative)'),
-    ('tpu', 8192, Causal(), {'scores': (TURN,)}, Splash(), 'the stock one'),
-    ('tpu', 8192, Window(9, 9), {}, Splash(), 'in one kernel, the stock one'),
-    ('tpu', 65_536, Causal(), {}, TPU, 'so large a mask'),
+    ('tpu', 8192, Causal(), {'scores': (TURN,)}, STOCK, 'the stock one'),
+    ('tpu', 8192, Window(9, 9), {}, STOCK, 'in one kernel, the stock one'),
+    ('tpu', 65_536, Causal(), {}, TPU, 'a mask of this size'),
     ('tpu', 64, Causal(), {}, Dense(), 'take 0.1 MiB'),
     ('tpu', 8192, LOOKED_UP, {}, TPU, 'in one kernel'),
     ('tpu', 8192, Causal(), {'scores': CAPPED_FIRST}, TPU, 'in one kernel'),

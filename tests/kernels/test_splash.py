@@ -119,22 +119,26 @@ def test_short_numbers_give_nearly_the_same_and_stay_short(close):
 )
 def test_what_it_cannot_serve_is_refused_with_what_can(change, words):
   given = source('causal', arrays('causal')).replace(**change)
-  with pytest.raises(ValueError, match=f'splash .*{words}.*kernel=fused'):
+  with pytest.raises(ValueError, match=f'splash .*{words}.*kernel=auto'):
     SPLASH((given,), None)
 
 
 def test_what_else_it_cannot_do_is_refused():
   given = source('causal', arrays('causal'))
   dropout = Dropout(jax.random.key_data(jax.random.key(0)), 0.1)
-  with pytest.raises(ValueError, match=r'model\.dropout\.attention.*=fused'):
+  with pytest.raises(ValueError, match=r'model\.dropout\.attention.*=auto'):
     SPLASH((given,), dropout)
   short = given.replace(q=given.q.astype(jnp.bfloat16))  # tests ask for more
-  with pytest.raises(ValueError, match=r'bfloat16 as it is.*= highest.*fused'):
+  with pytest.raises(ValueError, match=r'bfloat16 as it is.*= highest.*=auto'):
     SPLASH((short,), None)
   with pytest.raises(ValueError, match='one set of keys, but here are 2'):
     SPLASH((given, given), None)
   with pytest.raises(ValueError, match=r'runs on TPUs, but this is a gpu'):
     Splash().check_platform('gpu')
+  with pytest.raises(ValueError, match=r'runs on TPUs, but this is a cpu'):
+    Splash()((given,), None)
+  with pytest.raises(ValueError, match=r'runs on TPUs, but this is a gpu'):
+    Splash(platform='gpu')
   Splash().check_platform('tpu')
 
 

@@ -56,22 +56,27 @@ def bias_of(config):
   return T5Bias(buckets, farthest, both_ways=True)
 
 
+def sizes_of(config, x):
+  heads, length = config['num_heads'], x.shape[1]
+  return Sizes(
+    width=x.shape[-1],
+    num_heads=heads,
+    key_heads=heads,
+    head_width=config['d_kv'],
+    distances=length,
+    ahead=length - 1,
+    dtype=jnp.float32,
+    key_width=config['d_kv'],
+  )
+
+
 @pytest.mark.parametrize('path', GOLDEN, ids=lambda path: path.stem)
 def test_attention_is_the_published_codes(path, close):
   file = np.load(path)
   config = json.loads(str(file['config']))
   heads, width = config['num_heads'], config['d_kv']
   x, held = jnp.asarray(file['x']), file['mask'] > 0
-  sizes = Sizes(
-    width=x.shape[-1],
-    num_heads=heads,
-    key_heads=heads,
-    head_width=width,
-    distances=x.shape[1],
-    ahead=x.shape[1] - 1,
-    dtype=jnp.float32,
-    key_width=width,
-  )
+  sizes = sizes_of(config, x)
   bias, radius = bias_of(config), config['local_radius']
   memory = TransientGlobal(config['global_block_size'], position=bias)
   near = bias.score(None, file['relative_attention_bias.weight'], sizes)

@@ -191,6 +191,16 @@ def test_blocks_that_a_document_goes_beyond_belong_to_the_last():
   assert drawn(pattern, 5)[1:] == ['##' + '###', '#####', '#####', '#####']
 
 
+def test_what_has_a_rule_of_its_own_is_not_its_reach():
+  class Even(Causal):
+    def allowed(self, q_at, k_at, heads_N):
+      return super().allowed(q_at, k_at, heads_N) & (k_at.index[:1] % 2 == 0)
+
+  assert (Causal() & Window(3)).is_reach
+  for pattern in (Even(), Causal() & Even(), Causal() | Window(3), Chunks(2)):
+    assert not pattern.is_reach, pattern
+
+
 REFUSED = {
   'Window(before=-1': lambda: Window(-1),
   'Dilated(before=1, gaps=()': lambda: Dilated(1, ()),
