@@ -15,6 +15,7 @@ from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
 from lctx.kernels.fused import Fused
 from lctx.kernels.source import Source, rotated
+from lctx.kernels.splash import Splash
 from lctx.patterns.base import Pattern
 from lctx.positions import Sizes
 from lctx.types import segment_coords
@@ -49,6 +50,7 @@ KERNELS: dict[str, Kernel] = {
   'chunked': Chunked(),
   'banded': Banded(),
   'fused': Fused(),
+  'splash': Splash(),
 }
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 gc.freeze()
-gc.set_threshold(200_000, 20, 50)  # tracing makes many objects and no garbage
+gc.set_threshold(200_000, 20, 50)  # tracing makes many objects, little garbage
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_default_matmul_precision', 'highest')

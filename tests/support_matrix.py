@@ -10,6 +10,7 @@ passed; say of them too where that was. A page that is removed begins anew.
 
 import collections
 import re
+import string
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -83,7 +84,7 @@ def earlier(text: str) -> dict[tuple[str, ...], bool]:
         if pattern in grid.PATTERNS
         and not all(grid.empty(*cell, kernel) for kernel in kernels)
       ]
-      if entry.rstrip('abcdefghij') == str(len(cells)):
+      if entry.rstrip(string.ascii_lowercase) == str(len(cells)):
         found |= {(law[0], *cell, *law[1:]): True for cell in cells}
   return found
 

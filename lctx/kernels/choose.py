@@ -11,7 +11,7 @@ from lctx.kernels.base import Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
 from lctx.kernels.dropout import Dropout
-from lctx.kernels.fused import Fused, in_steps, unfusable
+from lctx.kernels.fused import Fused, unfusable
 from lctx.kernels.source import Source
 from lctx.kernels.splash import Splash, unsplashable
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 AT_ONCE = 128  # MiB of logits that may exist at a time
 NARROW = 256  # keys of a window from which tiles are as fast on a CPU
 ONE_TILE = 128  # queries below which a fused tile is mostly empty
-WALKED = 2**30  # logits whose mask the stock kernel walks on the host in 20 s
+WALKED = 2**30  # logits whose mask the stock kernel walks on the host, in 14 s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _in_one(
     reason = f' (splash {hindrance})'
   hindrance = unfusable(sources, platform)
   if hindrance is None:
-    if not all(map(in_steps, sources)):
+    if not all(source.in_steps for source in sources):
       reason = f', those in no known order by tiles beside it{reason}'
     return Fused(platform=platform), reason
   return None, f' (fused {hindrance})'

@@ -87,7 +87,7 @@ class Fused(Kernel):
     _, keys = sides = self._sides(platform)
     sets, others = [], []
     for source in folded(sources, keys):
-      if in_steps(source):
+      if source.in_steps:
         flash = self._flash(source, dropout, platform, sides)
         sets.append((flash, flash.operands(_inputs(source, dropout))))
       else:
@@ -131,22 +131,15 @@ class Fused(Kernel):
 
 def unfusable(sources: tuple[Source, ...], platform: str) -> str | None:
   """Why these do not fit into the fused kernel; None = they do."""
-  if not any(map(in_steps, sources)):
+  if not any(source.in_steps for source in sources):
     return f'{ORDER}, one set at least'
   try:
     inputs = jax.eval_shape(
-      lambda x: [_inputs(y, None) for y in folded(x) if in_steps(y)], sources
+      lambda x: [_inputs(y, None) for y in folded(x) if y.in_steps], sources
     )
   except NotImplementedError as error:
     return f'changes logits by steps, but {error}'
   return _FLASH[platform].hindrance(inputs)
-
-
-def in_steps(source: Source) -> bool:
-  """Whether all that lies between keys is known when compiling."""
-  return all(
-    at.start is not None and at.step == 1 for at in (source.q_at, source.k_at)
-  )
 
 
 def _steps(source: Source) -> tuple[Plus, tuple[Step, ...]]:

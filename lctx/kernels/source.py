@@ -30,6 +30,12 @@ class Source:
   def heads_N(self) -> Array:
     return jnp.arange(self.q.shape[2]) if self.heads is None else self.heads
 
+  @property
+  def in_steps(self) -> bool:
+    """Whether all that lies between keys is known when compiling."""
+    ats = self.q_at, self.k_at
+    return all(at.start is not None and at.step == 1 for at in ats)
+
   def after(self, k: Array, v: Array, k_at: Coords) -> 'Source':
     """The same source with earlier keys in front: one set, one rule."""
     return self.replace(

@@ -17,9 +17,10 @@ from lctx.kernels.base import ORDER, Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source, rotated
+from lctx.kernels.tiles import equal, longer, longer_coords
 from lctx.patterns.base import Pattern
 from lctx.positions.cap import SoftCap
-from lctx.types import EMPTY, MASKED, Array, Coords
+from lctx.types import EMPTY, MASKED, Coords
 
 LANES = 128  # a TPU's; sides of tiles are multiples of it
 UNSEEN = EMPTY - 1  # the document of a key that holds nothing: no query has it
@@ -83,31 +84,33 @@ class Splash(Kernel):
       raise ValueError(f'model.compute.kernel = splash {reason}. {_INSTEAD}')
     (source,) = sources
     q_BTNH, k_BSKH = rotated(source)
-    queries, q_side = _tiled(q_BTNH.shape[1], self.queries)
-    keys, k_side = _tiled(k_BSKH.shape[1], self.keys)
-    arrays = (
-      _heads_first(x, length)
-      for x, length in ((q_BTNH, queries), (k_BSKH, keys), (source.v, keys))
+    sides = _side(source.q_at, self.queries), _side(source.k_at, self.keys)
+    more_q, more_k = (
+      -at.length % side for at, side in zip((source.q_at, source.k_at), sides)
     )
-    held = source.k_at.document >= 0
-    k_document = jnp.where(held, source.k_at.document, UNSEEN)
-    batch = len(q_BTNH)
+    arrays = (
+      jnp.moveaxis(longer(x, more), 1, 2)
+      for x, more in ((q_BTNH, more_q), (k_BSKH, more_k), (source.v, more_k))
+    )
+    q_at = longer_coords(source.q_at, more_q)
+    k_at = longer_coords(source.k_at, more_k)
+    k_document = jnp.where(k_at.document >= 0, k_at.document, UNSEEN)
     documents = stock.SegmentIds(
-      _longer(source.q_at.document, batch, queries, EMPTY),
-      _longer(k_document, batch, keys, UNSEEN),
+      *(
+        jnp.broadcast_to(x, (len(q_BTNH), x.shape[1]))
+        for x in (q_at.document, k_document)
+      )
     )
     # Below all logits: felt only by queries that see no key, which get zeros.
     sinks_N = jnp.full(q_BTNH.shape[2], MASKED)
-    attend = functools.partial(
-      self._kernel(source, (queries, keys), (q_side, k_side)), sinks=sinks_N
-    )
+    kernel = self._kernel(source, _mask(source.pattern, q_at, k_at), sides)
+    attend = functools.partial(kernel, sinks=sinks_N)
     y_BNTH = jax.vmap(attend)(*arrays, documents)
     y_BTNH = jnp.moveaxis(y_BNTH, 1, 2)[:, : source.q.shape[1]]
     return y_BTNH.astype(source.v.dtype)
 
-  def _kernel(self, source, lengths, sides):
+  def _kernel(self, source, mask, sides):
     q_side, k_side = sides
-    mask = _mask(source.pattern, source.q_at, source.k_at, lengths)
     caps = [s.cap for s in source.scores if isinstance(s, SoftCap)]
     return stock.make_splash_mha_single_device(
       stock.MultiHeadMask([mask] * source.q.shape[2]),
@@ -131,8 +134,7 @@ def unsplashable(
   if len(sources) > 1:
     return f'takes one set of keys, but here are {len(sources)}'
   (source,) = sources
-  ats = source.q_at, source.k_at
-  if any(at.start is None or at.step != 1 for at in ats):
+  if not source.in_steps:
     return ORDER
   if dropout is not None:
     return 'drops no weights, as model.dropout.attention asks'
@@ -170,29 +172,14 @@ def _apart(source: Source) -> bool:
   return after is not None and ahead > after
 
 
-def _mask(
-  pattern: Pattern, q_at: Coords, k_at: Coords, lengths: tuple[int, int]
-) -> stock.Mask:
+def _mask(pattern: Pattern, q_at: Coords, k_at: Coords) -> stock.Mask:
   """A rule for the tiles of [T, S], by counts from the first of each."""
+  lengths = q_at.length, k_at.length
   if pattern.reach == (None, None):
     return stock.FullMask(lengths)
   return stock.LocalMask(lengths, tuple(pattern.reach), q_at.start - k_at.start)
 
 
-def _tiled(length: int, most: int) -> tuple[int, int]:
-  """The length in equal tiles, as few as there can be, and their side."""
-  count = -(-length // most)
-  side = -(-length // (count * LANES)) * LANES
-  return count * side, side
-
-
-def _heads_first(x_BTNH: Array, length: int) -> Array:
-  more = length - x_BTNH.shape[1]
-  longer = jnp.pad(x_BTNH, ((0, 0), (0, more), (0, 0), (0, 0)))
-  return jnp.moveaxis(longer, 1, 2)
-
-
-def _longer(document: Array, batch: int, length: int, fill: int) -> Array:
-  more = length - document.shape[1]
-  document = jnp.broadcast_to(document, (batch, document.shape[1]))
-  return jnp.pad(document, ((0, 0), (0, more)), constant_values=fill)
+def _side(at: Coords, most: int) -> int:
+  """Of equal tiles, as few as there can be."""
+  return -(-equal(at.length, most) // LANES) * LANES

@@ -93,10 +93,10 @@ def prepared(
   q_at = longer_coords(source.q_at, more_q)
   k_at = longer_coords(source.k_at, more_k)
   arrays = Arrays(
-    _longer(q_BTNH, more_q),
-    _longer(source.q, more_q),
-    _longer(k_BSKH, more_k),
-    _longer(source.v, more_k),
+    longer(q_BTNH, more_q),
+    longer(source.q, more_q),
+    longer(k_BSKH, more_k),
+    longer(source.v, more_k),
     tuple(score.along(q_at, k_at) for score in source.scores),
   )
   first, end = seen_blocks(source.pattern.reach, q_at, k_at, (rows, columns))
@@ -104,7 +104,8 @@ def prepared(
   return plan, arrays, Places(q_at, k_at, source.heads_N)
 
 
-def _longer(x: Array, count: int, value=0) -> Array:
+def longer(x: Array, count: int, value=0) -> Array:
+  """[B, n, ...] with slots of this value behind."""
   if not count:
     return x
   width = (0, 0), (0, count), *((0, 0),) * (x.ndim - 2)
@@ -112,8 +113,8 @@ def _longer(x: Array, count: int, value=0) -> Array:
 
 
 def longer_coords(at: Coords, count: int) -> Coords:
-  longer = jax.tree.map(lambda x: _longer(x, count), at)
-  return longer.replace(document=_longer(at.document, count, EMPTY))
+  filled = jax.tree.map(lambda x: longer(x, count), at)
+  return filled.replace(document=longer(at.document, count, EMPTY))
 
 
 def seen_blocks(reach, q_at, k_at, sides):
