@@ -121,7 +121,7 @@ SCORES = {
 KERNELS = {
   'dense': Dense(),
   'chunked': Chunked(3, 5),
-  'banded': Banded(3),
+  'banded': Banded(3, 0.002),
   'fused': Fused(8, 8, interpret=True),
   'fused, gpu': Fused(8, 8, interpret=True, platform='gpu'),
   'splash': Splash(128, 128, interpret=True),

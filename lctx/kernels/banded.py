@@ -3,7 +3,7 @@
 Queries are cut into blocks, and each block becomes a row of its own with the
 keys that its window reaches; dilated heads are first parted by the remainder
 of the index, so that a gap becomes a step of one. What is left is `Dense` on
-short rows: O(T x window) in time and memory, all rows at once.
+short rows, some at a time: O(T x window) in time, O(T) in memory.
 """
 
 import dataclasses
@@ -20,23 +20,34 @@ from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.types import EMPTY, Array, Coords
 
+CUT = 'q', 'k', 'v', 'q_at', 'k_at'  # what a source has for every slot
+
 
 @dataclasses.dataclass(frozen=True)
 class Banded(Kernel):
   """For patterns whose reach has an end on both sides.
 
-  `block` queries share the keys of a row; None = half of the window.
+  `block` queries share the keys of a row; None = half of the window. Of each
+  text as many rows are met at a time as have `at_once` MiB of logits, one at
+  least; what is small stays in the caches of a CPU. The backward pass makes
+  them again.
   """
 
   any_order: ClassVar[bool] = False
 
   block: int | None = None
+  at_once: float = 4.0
 
   def __post_init__(self):
     if self.block is not None and self.block < 1:
       raise ValueError(
         f'model.compute.kernel.block = {self.block} counts queries and must be '
         'at least 1. Use none for half of the window.'
+      )
+    if self.at_once <= 0:
+      raise ValueError(
+        f'model.compute.kernel.at_once = {self.at_once} is the MiB of logits '
+        'that exist at a time and must be above 0.'
       )
 
   def check(self, pattern):
@@ -68,35 +79,69 @@ class Banded(Kernel):
 
   def _attend(self, sources, dropout: Dropout | None, gap: int) -> Array:
     """For heads that see every `gap`-th key."""
+    batch, queries, heads, _ = sources[0].q.shape
     reaches = [[side // gap for side in s.pattern.reach] for s in sources]
     lead = (sources[0].q_at.start - sources[0].k_at.start) % gap
-    length = -(-(lead + sources[0].q.shape[1]) // gap)
-    block = self.block or max(16, max(map(sum, reaches)) // 2)
+    length = _ceil(lead + queries, gap)
+    block = self.block or max(16, _ceil(max(map(sum, reaches)), 2))
     block = min(block, length)
-    blocks = -(-length // block)
-    band = Band(gap, lead, block, blocks)
+    blocks = _ceil(length, block)
+    keys = block * sum(1 + sum(_ceil(n, block) for n in r) for r in reaches)
+    logits = 4 * batch * gap * heads * block * keys
+    turn = _turn(blocks, int(self.at_once * 2**20 / logits))
+    band = Band(gap, lead, block, turn, _ceil(blocks, turn))
     rows = tuple(
       band.rows(source, reach) for source, reach in zip(sources, reaches)
     )
     if dropout is not None:
-      batch = sources[0].q.shape[0]
       number = jnp.arange(batch) if dropout.rows is None else dropout.rows
-      dropout = dropout.replace(rows=jnp.repeat(number, gap * blocks))
-    return band.whole(Dense()(rows, dropout), sources[0].q.shape[1])
+      dropout = dropout.replace(rows=band.repeated(number))
+    return band.whole(_in_turns(rows, dropout), queries)
+
+
+def _turn(blocks: int, most: int) -> int:
+  """Blocks of a turn, near `most`, so that few of the last are empty."""
+  most = min(max(1, most), blocks)
+  sizes = range(most, most // 2, -1)
+  return min(sizes, key=lambda size: _ceil(blocks, size) * size)
+
+
+def _in_turns(rows: tuple[Source, ...], dropout: Dropout | None) -> Array:
+  """`Dense` of one turn after another: [turns, rows, block, N, H]."""
+
+  def dense(turn):
+    parts, number = turn
+    sources = (s.replace(**part) for s, part in zip(rows, parts, strict=True))
+    return Dense()(tuple(sources), dropout and dropout.replace(rows=number))
+
+  parts = [{name: getattr(source, name) for name in CUT} for source in rows]
+  turns = parts, dropout and dropout.rows
+  if len(rows[0].q) == 1:
+    return dense(jax.tree.map(lambda x: x[0], turns))[None]
+  return jax.lax.map(jax.checkpoint(dense, prevent_cse=False), turns)
 
 
 @dataclasses.dataclass(frozen=True)
 class Band:
-  """How a text is laid out in rows: [B x remainders x blocks, block]."""
+  """How a text is laid out: [turns, B x remainders x blocks of a turn, block].
+
+  The blocks of a turn are met at once. Texts stay side by side in each, so that
+  devices that share them work side by side.
+  """
 
   gap: int
   lead: int  # empty slots before the first query
-  block: int
-  blocks: int
+  block: int  # queries
+  turn: int  # blocks
+  turns: int
+
+  @property
+  def blocks(self) -> int:
+    return self.turn * self.turns
 
   def rows(self, source: Source, reach: list[int]) -> Source:
     """Every block of queries beside the blocks of keys it reaches."""
-    before, after = (-(-side // self.block) for side in reach)
+    before, after = (_ceil(side, self.block) for side in reach)
     size = self.block * self.gap
     ahead = source.q_at.start - self.lead - source.k_at.start  # of the queries
     span = (self.blocks + before + after) * size
@@ -117,11 +162,19 @@ class Band:
       k_at=self._coords(source.k_at, of_keys, 0),
     )
 
-  def whole(self, y_BTNH: Array, length: int) -> Array:
-    """The rows of queries put together again."""
-    shape = (-1, self.gap, self.blocks * self.block, *y_BTNH.shape[2:])
-    y = jnp.moveaxis(y_BTNH.reshape(shape), 1, 2)
-    y = y.reshape(len(y), -1, *y_BTNH.shape[2:])
+  def repeated(self, number_B: Array) -> Array:
+    """What is known of each text, for each of its rows."""
+    number = jnp.repeat(number_B, self.gap * self.turn)
+    return jnp.broadcast_to(number, (self.turns, *number.shape))
+
+  def whole(self, y: Array, length: int) -> Array:
+    """The rows of queries put together again: [B, length, N, H]."""
+    heads = y.shape[-2:]
+    y = y.reshape(self.turns, -1, self.turn * self.block, *heads)
+    y = jnp.moveaxis(y, 0, 1).reshape(
+      -1, self.gap, self.blocks * self.block, *heads
+    )
+    y = jnp.moveaxis(y, 1, 2).reshape(len(y), -1, *heads)
     return y[:, self.lead : self.lead + length]
 
   def _coords(self, at: Coords, laid, start: int) -> Coords:
@@ -143,7 +196,12 @@ class Band:
     x = x.reshape(x.shape[0], -1, self.block, *x.shape[2:])
     beside = [x[:, i : i + self.blocks] for i in range(before + 1 + after)]
     x = jnp.concatenate(beside, axis=2)
-    return x.reshape(-1, *x.shape[2:])
+    x = x.reshape(len(x), self.turns, self.turn, *x.shape[2:])
+    return jnp.moveaxis(x, 1, 0).reshape(self.turns, -1, *x.shape[3:])
+
+
+def _ceil(length: int, size: int) -> int:
+  return -(-length // size)
 
 
 def _fitted(x: Array, front: int, length: int, fill) -> Array:

@@ -18,7 +18,7 @@ from lctx.kernels.splash import Splash, unsplashable
 _log = logging.getLogger(__name__)
 
 AT_ONCE = 128  # MiB of logits that may exist at a time
-NARROW = 256  # keys of a window from which tiles are as fast on a CPU
+NARROW = 512  # keys of a window above which tiles are as fast on a CPU
 ONE_TILE = 128  # queries below which a fused tile is mostly empty
 WALKED = 2**30  # logits whose mask the stock kernel walks on the host, in 14 s
 
@@ -67,8 +67,9 @@ def choose(
   band = _band(sources)
   if band is not None and 2 * band <= keys:
     dilated = set(sources[0].pattern.stride) - {1}
-    if platform != 'cpu' or dilated or band < NARROW:
-      return Banded(), f'of {size}, a query sees {band + 1:,} at most{reason}'
+    if platform != 'cpu' or dilated or band <= NARROW:
+      kernel = Banded() if platform == 'cpu' else Banded(at_once=AT_ONCE)
+      return kernel, f'of {size}, a query sees {band + 1:,} at most{reason}'
   return Chunked(), f'the logits of {size} would take {logits:,.0f} MiB{reason}'
 
 

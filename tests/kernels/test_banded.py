@@ -21,6 +21,7 @@ from lctx.positions.span import Span
 from lctx.types import EMPTY, segment_coords
 
 B, N, K, H = 2, 4, 2, 3
+IN_TURNS = 0.004  # MiB of logits: a few blocks of four queries
 
 
 def normal(seed, *shape):
@@ -92,23 +93,23 @@ def attended(kernel, sources, dropout):
 )
 def test_a_band_gives_what_is_computed_at_once(pattern, scores, close):
   dropout = Dropout(jax.random.key_data(jax.random.key(3)), 0.3)
-  for queries, block in ((13, None), (29, 4)):
+  for queries, kernel in ((13, Banded()), (29, Banded(4, IN_TURNS))):
     sources = (source(pattern, SCORES[scores], queries),)
     want = attended(Dense(), sources, dropout)
-    jax.tree.map(close, attended(Banded(block), sources, dropout), want)
+    jax.tree.map(close, attended(kernel, sources, dropout), want)
 
 
 def test_twice_the_length_costs_twice():
   """In the compiled program: operations and temporary memory."""
 
-  def cost(length, pattern):
+  def cost(length, pattern, kernel):
     at = segment_coords(jnp.zeros((1, length), jnp.int32))
     array = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
     table = jax.ShapeDtypeStruct((65, 2, 16), jnp.float32)
 
     def loss(q, k, v, r):
       score = Relative(r, None, None, None, 1.0)
-      return Banded()((Source(q, k, v, at, at, (score,), pattern),), None).sum()
+      return kernel((Source(q, k, v, at, at, (score,), pattern),), None).sum()
 
     step = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
     compiled = step.lower(array, array, array, table).compile()
@@ -116,8 +117,22 @@ def test_twice_the_length_costs_twice():
     return np.array([compiled.cost_analysis()['flops'], memory])
 
   for pattern in (Window(64), Dilated(32, (1, 2))):
-    once, twice = (cost(n, pattern) for n in (1024, 2048))
+    once, twice = (cost(n, pattern, Banded()) for n in (1024, 2048))
     assert (twice <= 2 * 1.15 * once).all()
+
+
+def test_turns_need_less_memory():
+  def needed(kernel):
+    at = segment_coords(jnp.zeros((1, 2048), jnp.int32))
+    q = jax.ShapeDtypeStruct((1, 2048, 8, 4), jnp.float32)
+
+    def loss(q, k, v):
+      return kernel((Source(q, k, v, at, at, (), Window(64)),), None).sum()
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, q, q)
+    return step.compile().memory_analysis().temp_size_in_bytes
+
+  assert needed(Banded(at_once=0.5)) < needed(Banded(at_once=64)) / 2
 
 
 def test_patterns_without_an_end_are_refused_with_a_way_out():
@@ -126,3 +141,5 @@ def test_patterns_without_an_end_are_refused_with_a_way_out():
       Banded().check(pattern)
   with pytest.raises(ValueError, match=r'model\.compute\.kernel\.block = 0'):
     Banded(0)
+  with pytest.raises(ValueError, match=r'model\.compute\.kernel\.at_once = 0'):
+    Banded(at_once=0)

@@ -9,7 +9,7 @@ import tiny
 
 from lctx.kernels import choose as choosing
 from lctx.kernels.banded import Banded
-from lctx.kernels.choose import Auto, choose
+from lctx.kernels.choose import AT_ONCE, Auto, choose
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
 from lctx.kernels.dropout import Dropout
@@ -37,6 +37,7 @@ r_PNH = jnp.zeros((8, 8, 64))
 XL = Relative(r_PNH, None, None, None, 1.0)
 LOOKED_UP = Causal() & BlockSparse(64)
 TPU, GPU = Fused(platform='tpu'), Fused(platform='gpu')
+WAITS = Banded(at_once=AT_ONCE)
 STOCK = Splash(platform='tpu')
 TURN = Rotation(jnp.ones(4))
 CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
@@ -47,13 +48,13 @@ CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
   [
     ('cpu', 1024, Causal(), {}, Dense(), 'take 32.0 MiB'),
     ('cpu', 8192, Causal(), {}, Chunked(), 'would take 2,048 MiB'),
-    ('cpu', 8192, Window(64), {}, Banded(), 'sees 65 at most'),
+    ('cpu', 8192, Window(512), {}, Banded(), 'sees 513 at most'),
     ('cpu', 8192, Window(1024), {}, Chunked(), '8,192 queries x 8,192'),
     ('cpu', 8192, Dilated(512, (1,) * 4 + (2,) * 4), {}, Banded(), '1,025'),
     ('gpu', 1024, Causal(), {'scores': (XL,)}, Dense(), 'take 32.0 MiB'),
     ('gpu', 8192, Causal(), {'scores': (XL,)}, GPU, 'a GPU computes 8,192'),
     ('gpu', 8192, Window(64) | Sinks(4), {}, GPU, 'in one kernel'),
-    ('gpu', 8192, Window(1024), {'width': 256}, Banded(), 'sees 1,025'),
+    ('gpu', 8192, Window(1024), {'width': 256}, WAITS, 'sees 1,025'),
     ('gpu', 8192, Causal(), {'width': 256}, Chunked(), 'at most 128 numbers'),
     ('gpu', 8192, Window(64), {'promise': False}, Chunked(), 'known when'),
     ('tpu', 1024, Causal(), {'scores': (XL,)}, TPU, 'score of Relative)'),
