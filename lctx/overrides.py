@@ -63,8 +63,8 @@ def from_json(data: Any, hint: Any, path: str = '') -> Any:
     return _part_from_json(data, hint, path)
   if isinstance(data, list):
     elements = elements_of(tuple_of(hint), len(data))
-    if len(elements) != len(data):
-      raise wrong_type(repr(data), hint, path)
+    if tuple_of(hint) is None or len(elements) != len(data):
+      raise wrong_type(repr(data), hint, path or 'config')
     return tuple(
       from_json(value, element, join(path, str(index)))
       for index, (value, element) in enumerate(zip(data, elements))

@@ -12,6 +12,7 @@ from lctx import data
 from lctx.checkpoint import compare
 from lctx.config import Config
 from lctx.errors import checking
+from lctx.evaluation.measure import spelled
 from lctx.evaluation.units import Units
 from lctx.models.decoder import Decoder
 from lctx.models.segments import check_runs
@@ -59,7 +60,7 @@ def prepared(config: Config, folder: Path) -> Run:
     lanes.check(train)
     for store in (train, valid):
       check_documents(model, store)
-    _check_scorable(valid, config.checkpoint.metric)
+    _check_scorable(valid, codec, config)
     transform = config.optimizer.transform(settings.steps, model.axes())
     averaged = bool(settings.ema)
     abstract = abstract_state(model, transform, lanes.rows, mesh, averaged)
@@ -84,8 +85,9 @@ def _check_metric(metric: str) -> None:
     )
 
 
-def _check_scorable(valid: data.Store, metric: str) -> None:
+def _check_scorable(valid: data.Store, codec: data.Codec, config: Config):
   """The first token of a document opens it; the others are predicted."""
+  metric, limit = config.checkpoint.metric, config.train.valid_tokens
   counts = {
     'token': len(valid.tokens) - valid.num_documents,
     'byte': int(valid.num_bytes.sum()),
@@ -100,6 +102,15 @@ def _check_scorable(valid: data.Store, metric: str) -> None:
         f'checkpoint.metric = {metric!r} needs some. Give it more text, or '
         'split the corpus in another way.'
       )
+  if limit is None:
+    return
+  segment = config.eval.segment or config.data.segment
+  read = spelled(valid, codec, config.eval.rows, segment, limit)
+  if getattr(read.units(valid, whole=False), metric) is None:
+    raise ValueError(
+      f'train.valid_tokens = {limit} of the validation split hold no {needed}, '
+      f'and checkpoint.metric = {metric!r} needs some. Read more of them.'
+    )
 
 
 def measures(name: str) -> bool:

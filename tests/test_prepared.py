@@ -100,3 +100,27 @@ def test_a_validation_split_without_a_token_to_predict_is_refused(
     )
     with pytest.raises(UserError, match=f"checkpoint.metric = '{metric}'"):
       prepared(wrong, tmp_path / 'run')
+
+
+def test_a_read_part_of_validation_without_a_word_is_refused(config, tmp_path):
+  (tmp_path / 'spaced').mkdir()
+  for split in ('train', 'valid'):
+    text = ' ' * 600 + 'some words\n' * 99
+    (tmp_path / 'spaced' / f'{split}.txt').write_text(text)
+  (tmp_path / 'spaced' / 'test.txt').write_text('a')
+  lanes = Lanes(
+    Text(str(tmp_path / 'spaced'), ByName()), Bytes(), rows=8, segment=8
+  )
+
+  def read(tokens):
+    run = dataclasses.replace(
+      config,
+      data=lanes,
+      train=dataclasses.replace(config.train, valid_tokens=tokens),
+      checkpoint=Checkpoints(metric='word_perplexity'),
+    )
+    return prepared(run, tmp_path / 'run')
+
+  with pytest.raises(UserError, match=r'train\.valid_tokens = 50 .* no word'):
+    read(50)
+  assert read(700)

@@ -62,6 +62,16 @@ class Counts:
     )
 
 
+def spelled(
+  store: Store, codec: Codec, rows: int, segment: int, limit: int
+) -> Counts:
+  """What `perplexity` with this limit will count, without a model."""
+  counts = Counts(codec)
+  for piece in by_lane(store, rows, segment, limit):
+    counts.add(piece, np.zeros(piece.targets.shape, np.float32))
+  return counts
+
+
 def perplexity(
   scorer: Scorer,
   store: Store,
