@@ -17,7 +17,7 @@ from lctx.kernels.base import Kernel
 from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
 from lctx.kernels.dropout import Dropout
-from lctx.kernels.source import Source
+from lctx.kernels.source import Source, rotated
 from lctx.types import EMPTY, Array, Coords
 
 CUT = 'q', 'k', 'v', 'q_at', 'k_at'  # what a source has for every slot
@@ -67,6 +67,7 @@ class Banded(Kernel):
       assert None not in (source.q_at.start, source.k_at.start)
     gaps = sources[0].pattern.stride or (1,) * sources[0].q.shape[2]
     assert all(s.pattern.stride == sources[0].pattern.stride for s in sources)
+    sources = tuple(map(_turned, sources))
     parts, order = [], []
     for gap in sorted(set(gaps)):
       heads = np.flatnonzero(np.array(gaps) == gap)
@@ -202,6 +203,14 @@ class Band:
 
 def _ceil(length: int, size: int) -> int:
   return -(-length // size)
+
+
+def _turned(source: Source) -> Source:
+  """Rotated already, if its scores do no more: keys lie in several rows."""
+  if not all(score.only_rotates for score in source.scores):
+    return source
+  q_BTNH, k_BSKH = rotated(source)
+  return source.replace(q=q_BTNH, k=k_BSKH, scores=())
 
 
 def _fitted(x: Array, front: int, length: int, fill) -> Array:
