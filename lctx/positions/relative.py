@@ -65,8 +65,13 @@ class Relative(Score):
     return (Plus(qr_BTNH, rows.r_PNH, c_PN),)
 
   def of_heads(self, heads_N):
+    def some(x, axis):
+      if x is None or x.shape[axis] == 1:  # all heads share it
+        return x
+      return jnp.take(x, heads_N, axis=axis)
+
     r_PNH, c_PN, u_NH, v_NH = (
-      x if x is None else jnp.take(x, heads_N, axis=axis)
+      some(x, axis)
       for x, axis in (
         (self.r_PNH, 1),
         (self.c_PN, 1),

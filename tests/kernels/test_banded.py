@@ -46,6 +46,7 @@ SCORES = {
   'none': (),
   'relative': (relative(0),),
   'both ways': (relative(3),),
+  'shared by heads': (cosine(),),
   'falling': (Fall(normal(8, N)), SoftCap(2.0)),
   'adaptive': (Reweighted(normal(9, N), cosine()), Span(normal(10, N) + 4, 3)),
 }
@@ -86,6 +87,7 @@ def attended(kernel, sources, dropout):
     (Causal() & Chunks(6), 'adaptive'),
     (Dilated(3, (1, 2, 2, 3)), 'relative'),
     (Dilated(2, (2, 2, 2, 2), after=1), 'both ways'),
+    (Dilated(2, (1, 2, 2, 1)), 'shared by heads'),
     (Dilated(2, (4, 1, 4, 1), after=2), 'adaptive'),
     (Dilated(2, (3, 3, 1, 1)) & Window(4), 'falling'),
   ],
