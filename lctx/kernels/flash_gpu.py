@@ -147,26 +147,24 @@ def _forward_kernel(flash, first, end, x, y, lse, memory):
   blocks = x.q.shape[2] // rows
   n, b = pl.program_id(1), pl.program_id(2)
   i = blocks - 1 - pl.program_id(0)  # those that see most begin
-  tile, qr_TH = Tile(b, n, i, first[i]), None
-  q_TH = tiles.of_queries(flash, x.q, tile)
+  of_block = functools.partial(Tile, flash, x, b, n, i)
+  q_TH = tiles.of_queries(of_block(first[i]), x.q)
   strip = Strip(memory, (b * heads + n) * blocks + i, flash.interpret)
-  if (met := tiles.relative(x)).r is not None:
-    qr_TH = tiles.of_queries(flash, met.qr, tile)
-    backward.start(flash, x, strip, tile, qr_TH)
+  qr_TH = backward.start(of_block(first[i]), strip)
 
   def step(j, carry):
     highest_T, total_T, acc_TH = carry
-    tile = Tile(b, n, i, j)
-    k_SH, v_SH = (tiles.of_keys(flash, a, tile, heads) for a in (x.k, x.v))
-    s_TS = product(q_TH, k_SH, (1, 1))
-    terms = tiles.terms(flash, x, strip, tile, qr_TH, (rows,))
-    s_TS = tiles.hidden(flash, x, changed(x.steps, s_TS, terms), tile)
+    tile = of_block(j)
+    k_SH, v_SH = (tiles.of_keys(tile, a) for a in (x.k, x.v))
+    terms = tiles.terms(tile, strip, qr_TH, (rows,))
+    s_TS = changed(x.steps, product(q_TH, k_SH, (1, 1)), terms)
+    s_TS = tiles.hidden(tile, s_TS)
     higher_T = jnp.maximum(highest_T, s_TS.max(axis=1))
     fade_T = jnp.exp(highest_T - higher_T)
     p_TS = jnp.exp(s_TS - higher_T[:, None])
     total_T = total_T * fade_T + p_TS.sum(axis=1)
     if flash.rate:
-      p_TS *= tiles.keep(flash, x, tile)
+      p_TS *= tiles.keep(tile)
     p_TS = p_TS.astype(v_SH.dtype)
     acc_TH = acc_TH * fade_T[:, None] + product(p_TS, v_SH, (1, 0))
     return higher_T, total_T, acc_TH

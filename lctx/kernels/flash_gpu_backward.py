@@ -6,6 +6,9 @@ of queries and meets their keys, or with a block of keys and meets their
 queries; `flash_gpu_rows` has what goes along diagonals.
 """
 
+import functools
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,12 +21,17 @@ from lctx.positions.steps import Step
 from lctx.types import Array
 
 
-def start(flash, x: Operands, strip: Strip, tile: Tile, qr_TH: Array) -> None:
-  """Puts the T relative rows that the first tile does not make itself."""
-  step, row = tiles.relative(x), tiles.first_row(flash, x, tile)
-  for more in range(0, flash.queries, flash.keys):
-    part_TS = tiles.by_row(flash, step, tile.n, qr_TH, row + more)
-    strip.put(part_TS, row + more)
+def start(tile: Tile, strip: Strip) -> Array | None:
+  """Puts the T relative rows that the first tile does not make itself.
+
+  Returns the queries that meet relative rows, if any does.
+  """
+  qr_TH, flash = tiles.relative_queries(tile), tile.flash
+  if qr_TH is not None:
+    row = tiles.first_row(tile)
+    for more in range(0, flash.queries, flash.keys):
+      strip.put(tiles.by_row(tile, qr_TH, row + more), row + more)
+  return qr_TH
 
 
 def of_queries(
@@ -46,70 +54,76 @@ def of_queries(
 
 def _of_queries_kernel(flash, first, end, x, up, dq, dsteps, memory):
   rows, columns, heads = flash.queries, flash.keys, x.q.shape[1]
-  blocks = x.q.shape[2] // rows
-  n, b = pl.program_id(1), pl.program_id(2)
+  n, b, blocks = pl.program_id(1), pl.program_id(2), x.q.shape[2] // rows
   i = blocks - 1 - pl.program_id(0)
-  tile, qr_TH = Tile(b, n, i, first[i]), None
-  q_TH, dy_TH = (tiles.of_queries(flash, a, tile) for a in (x.q, up.dy))
-  program = 2 * ((b * heads + n) * blocks + i)
-  strip = Strip(memory, program, flash.interpret)
-  turned = strip._replace(program=program + 1)
-  if (met := tiles.relative(x)).r is not None:
-    qr_TH = tiles.of_queries(flash, met.qr, tile)
-    start(flash, x, strip, tile, qr_TH)
+  of_block = functools.partial(Tile, flash, x, b, n, i)
+  q_TH, dy_TH = (tiles.of_queries(of_block(first[i]), a) for a in (x.q, up.dy))
+  strip = Strip(memory, 2 * ((b * heads + n) * blocks + i), flash.interpret)
+  turned = strip._replace(program=strip.program + 1)
+  qr_TH = start(of_block(first[i]), strip)
 
-  def step(j, carry):
-    dq_TH, dqr_TH, dby_query = carry
-    tile = Tile(b, n, i, j)
-    k_SH, v_SH = (tiles.of_keys(flash, a, tile, heads) for a in (x.k, x.v))
+  def step(j, sums):
+    tile = of_block(j)
+    k_SH, v_SH = (tiles.of_keys(tile, a) for a in (x.k, x.v))
     s_TS = product(q_TH, k_SH, (1, 1))
-    terms = tiles.terms(flash, x, strip, tile, qr_TH, (rows,))
+    terms = tiles.terms(tile, strip, qr_TH, (rows,))
     dp_TS = product(dy_TH, v_SH, (1, 1))
-    _, ds_TS, dterms = tiles.found(flash, x, up, tile, s_TS, terms, dp_TS)
-    dq_TH += product(ds_TS.astype(k_SH.dtype), k_SH, (1, 0))
-    if met.r is not None:
-      turned.put_skewed(dterms[0], tiles.first_row(flash, x, tile))
+    _, ds_TS, dterms = tiles.found(tile, up, s_TS, terms, dp_TS)
+    dq_TH = sums.q + product(ds_TS.astype(k_SH.dtype), k_SH, (1, 0))
+    dqr_TH = sums.qr
+    if qr_TH is not None:
+      turned.put_skewed(dterms[0], tiles.first_row(tile))
       turned.meet()
       low = (first[i] - j) * columns  # the first tile has none before it
-      dqr_TH += _of_qr(flash, x, turned, tile, 0, low, columns)
-    dby_query = [
+      dqr_TH += _of_qr(tile, turned, 0, low, columns)
+    by_query = [
       None if sum_T is None else sum_T + dterm_TS.sum(axis=1)
-      for sum_T, dterm_TS in zip(dby_query, dterms, strict=True)
+      for sum_T, dterm_TS in zip(sums.by_query, dterms, strict=True)
     ]
-    return dq_TH, dqr_TH, dby_query
+    return Sums(dq_TH, dqr_TH, by_query)
 
-  def zeros(array):
-    shape = rows, array.shape[-1]
-    return jnp.zeros(shape, jnp.float32)
-
-  sums = (
-    zeros(x.q),
-    None if met.qr is None else zeros(met.qr),
-    [
-      None if step.by_query is None else jnp.zeros(rows, jnp.float32)
-      for step in x.steps
-    ],
-  )
-  dq_TH, dqr_TH, dby_query = jax.lax.fori_loop(first[i], end[i], step, sums)
+  sums = jax.lax.fori_loop(first[i], end[i], step, _nothing(rows, x))
   here = pl.ds(i * rows, rows)
-  dq[b, n, here, :] = dq_TH.astype(dq.dtype)
-  for dstep, sum_T in zip(dsteps, dby_query, strict=True):
+  dq[b, n, here, :] = sums.q.astype(dq.dtype)
+  for dstep, sum_T in zip(dsteps, sums.by_query, strict=True):
     if sum_T is not None:
       dstep.by_query[b, n, 0, here] = sum_T
-  if met.r is None:
-    return
-  tile, low = Tile(b, n, i, end[i]), (first[i] - end[i]) * columns
-  for more in range(0, rows, columns):
-    dqr_TH += _of_qr(flash, x, turned, tile, more, low, 0)
-  dqr = dsteps[0].qr
-  dqr[b, n, here, :] = dqr_TH.astype(dqr.dtype)
+  if qr_TH is not None:
+    dqr_TH, low = sums.qr, (first[i] - end[i]) * columns
+    for more in range(0, rows, columns):
+      dqr_TH += _of_qr(of_block(end[i]), turned, more, low, 0)
+    dsteps[0].qr[b, n, here, :] = dqr_TH.astype(dsteps[0].qr.dtype)
 
 
-def _of_qr(flash, x, turned, tile, more, low, high):
+class Sums(NamedTuple):
+  """Gradients of a block of queries, by the tiles met so far."""
+
+  q: Array  # [T, H]
+  qr: Array | None  # [T, H]
+  by_query: list[Array | None]  # [T] each
+
+
+def _nothing(rows: int, x: Operands) -> Sums:
+  def zeros(array, *width):
+    return None if array is None else jnp.zeros((rows, *width), jnp.float32)
+
+  qr = tiles.relative(x).qr
+  return Sums(
+    zeros(x.q, x.q.shape[-1]),
+    None if qr is None else zeros(qr, qr.shape[-1]),
+    [zeros(step.by_query) for step in x.steps],
+  )
+
+
+def _of_qr(tile, turned, more, low, high):
   """The part of dqr [T, H] by S relative rows, `more` after a tile's first."""
-  step, row = tiles.relative(x), tiles.first_row(flash, x, tile)
-  ds_TS = turned.take(row, more, flash.keys, low, high)
-  r_SH = step.r[tile.n, pl.ds(row + more, flash.keys), :]
+  step, row, keys = (
+    tiles.relative(tile.x),
+    tiles.first_row(tile),
+    tile.flash.keys,
+  )
+  ds_TS = turned.take(row, more, keys, low, high)
+  r_SH = step.r[tile.n, pl.ds(row + more, keys), :]
   return product(ds_TS.astype(step.qr.dtype), r_SH, (1, 0))
 
 
@@ -142,17 +156,13 @@ def _of_keys_kernel(flash, first, end, x, up, dk, dv, memory):
   def of_head(g, carry):
     def step(i, carry):
       dk_SH, dv_SH = carry
-      tile, qr_TH = Tile(b, k * group + g, i, j), None
-      q_TH, dy_TH = (tiles.of_queries(flash, a, tile) for a in (x.q, up.dy))
-      if (met := tiles.relative(x)).r is not None:
-        qr_TH = tiles.of_queries(flash, met.qr, tile)
+      tile = Tile(flash, x, b, k * group + g, i, j)
+      q_TH, dy_TH = (tiles.of_queries(tile, a) for a in (x.q, up.dy))
+      qr_TH = tiles.relative_queries(tile)
       s_ST = product(k_SH, q_TH, (1, 1))
-      window = tiles.window(flash)
-      terms = tiles.terms(flash, x, strip, tile, qr_TH, window, axis=1)
+      terms = tiles.terms(tile, strip, qr_TH, tiles.window(flash), axis=1)
       dp_ST = product(v_SH, dy_TH, (1, 1))
-      kept_ST, ds_ST, _ = tiles.found(
-        flash, x, up, tile, s_ST, terms, dp_ST, axis=1
-      )
+      kept_ST, ds_ST, _ = tiles.found(tile, up, s_ST, terms, dp_ST, axis=1)
       dk_SH += product(ds_ST.astype(q_TH.dtype), q_TH, (1, 0))
       dv_SH += product(kept_ST.astype(dy_TH.dtype), dy_TH, (1, 0))
       return dk_SH, dv_SH

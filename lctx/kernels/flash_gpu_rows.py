@@ -47,15 +47,9 @@ def of_rows(
 
   def whole(parts_B):
     """[N, P, ...], of parts [B, N, diagonals, S, ...]."""
-    total, rows = 0, length + x.k.shape[2]
-    for more, part_B in zip(tiles.window(flash), parts_B, strict=True):
-      part = part_B.sum(axis=0)
-      part = part.reshape(heads, -1, *part.shape[3:])
-      before = lowest * flash.keys + more
-      after = rows - before - part.shape[1]
-      width = (0, 0), (before, after), *((0, 0),) * (part.ndim - 2)
-      total += jnp.pad(part, width)
-    return total
+    firsts = (lowest * flash.keys + more for more in tiles.window(flash))
+    rows = length + x.k.shape[2]
+    return sum(map(functools.partial(_laid, rows), firsts, parts_B))
 
   return [
     (
@@ -64,6 +58,14 @@ def of_rows(
     )
     for step, dstep in zip(x.steps, dsteps, strict=True)
   ]
+
+
+def _laid(rows: int, first: int, part_B: Array) -> Array:
+  """[N, rows, ...], of a part [B, N, diagonals, S, ...] whose rows follow."""
+  part = part_B.sum(axis=0)
+  part = part.reshape(len(part), -1, *part.shape[3:])
+  after = rows - first - part.shape[1]
+  return jnp.pad(part, ((0, 0), (first, after), *((0, 0),) * (part.ndim - 2)))
 
 
 def _has_rows(step: Step) -> bool:
@@ -97,17 +99,16 @@ def _of_rows_kernel(lowest, flash, first, end, x, up, dsteps, memory):
 
   def step(i, sums):
     j = lowest + d - (blocks - 1 - i) * (rows // keys)
-    tile, qr_TH = Tile(b, n, i, j), None
-    q_TH, dy_TH = (tiles.of_queries(flash, a, tile) for a in (x.q, up.dy))
-    if (met := tiles.relative(x)).r is not None:
-      qr_TH = tiles.of_queries(flash, met.qr, tile)
-    k_SH, v_SH = (tiles.of_keys(flash, a, tile, heads) for a in (x.k, x.v))
+    tile = Tile(flash, x, b, n, i, j)
+    q_TH, dy_TH = (tiles.of_queries(tile, a) for a in (x.q, up.dy))
+    qr_TH = tiles.relative_queries(tile)
+    k_SH, v_SH = (tiles.of_keys(tile, a) for a in (x.k, x.v))
     s_TS = product(q_TH, k_SH, (1, 1))
-    terms = tiles.terms(flash, x, strip, tile, qr_TH, window)
+    terms = tiles.terms(tile, strip, qr_TH, window)
     dp_TS = product(dy_TH, v_SH, (1, 1))
-    dterms = tiles.found(flash, x, up, tile, s_TS, terms, dp_TS).dterms
+    dterms = tiles.found(tile, up, s_TS, terms, dp_TS).dterms
     return [
-      _of_step(flash, x, strip, tile, dterm_TS, qr_TH, parts)
+      _of_step(tile, strip, dterm_TS, qr_TH, parts)
       for dterm_TS, parts in zip(dterms, sums, strict=True)
     ]
 
@@ -128,17 +129,17 @@ def _of_rows_kernel(lowest, flash, first, end, x, up, dsteps, memory):
         dstep.c[part, b, n, d] = dc_S
 
 
-def _of_step(flash, x, strip, tile, dterm_TS, qr_TH, parts):
+def _of_step(tile, strip, dterm_TS, qr_TH, parts):
   """What a tile adds to the parts of a step's window."""
   if dterm_TS is None:
     return parts
-  keys, row = flash.keys, tiles.first_row(flash, x, tile)
+  keys, row = tile.flash.keys, tiles.first_row(tile)
   strip.meet()
   strip.put_skewed(dterm_TS, row)
   strip.meet()
   return [
     _of_part(part, strip.take(row, more, keys, 0, keys), qr_TH)
-    for more, part in zip(tiles.window(flash), parts, strict=True)
+    for more, part in zip(tiles.window(tile.flash), parts, strict=True)
   ]
 
 

@@ -6,7 +6,7 @@ one that queries run along.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,10 @@ from lctx.types import MASKED, Array
 
 
 class Tile(NamedTuple):
-  """Its row, head, block of queries and block of keys."""
+  """Of a problem: its row, head, block of queries and block of keys."""
 
+  flash: Any
+  x: Operands
   b: Array
   n: Array
   i: Array
@@ -109,16 +111,16 @@ def steps(shape: tuple[int, int], axis: int = 0) -> Array:
   return shape[axis] - 1 - t + s
 
 
-def of_queries(flash, array, tile: Tile) -> Array:
+def of_queries(tile: Tile, array) -> Array:
   """[T, H] of an array [B, N, T, H]."""
-  return array[tile.b, tile.n, _block(tile.i, flash.queries), :]
+  return array[tile.b, tile.n, _block(tile.i, tile.flash.queries), :]
 
 
-def of_keys(flash, array, tile: Tile, heads: int) -> Array:
-  """[S, H] of an array [B, K, S, H], which `heads` heads share."""
-  group = heads // array.shape[1]
+def of_keys(tile: Tile, array) -> Array:
+  """[S, H] of an array [B, K, S, H]."""
+  group = tile.x.q.shape[1] // array.shape[1]
   k = jax.lax.div(tile.n, jnp.full_like(tile.n, group))
-  return array[tile.b, k, _block(tile.j, flash.keys), :]
+  return array[tile.b, k, _block(tile.j, tile.flash.keys), :]
 
 
 def _block(number, size):
@@ -130,14 +132,22 @@ def relative(x: Operands) -> Step:
   return x.steps[0] if x.steps else Step()
 
 
-def by_row(flash, step: Step, n: Array, qr_TH: Array, row: Array) -> Array:
+def relative_queries(tile: Tile) -> Array | None:
+  """[T, H]: queries as they meet relative rows; None = they meet none."""
+  qr = relative(tile.x).qr
+  return None if qr is None else of_queries(tile, qr)
+
+
+def by_row(tile: Tile, qr_TH: Array, row: Array) -> Array:
   """What each query thinks of S relative rows from `row` on: [T, S]."""
-  rows = pl.ds(row, flash.keys)
-  by_row_TS = product(qr_TH, step.r[n, rows, :], (1, 1))
-  return by_row_TS if step.c is None else by_row_TS + step.c[n, 0, rows][None]
+  step, rows = relative(tile.x), pl.ds(row, tile.flash.keys)
+  by_row_TS = product(qr_TH, step.r[tile.n, rows, :], (1, 1))
+  if step.c is None:
+    return by_row_TS
+  return by_row_TS + step.c[tile.n, 0, rows][None]
 
 
-def terms(flash, x: Operands, strip, tile: Tile, qr_TH, fresh, axis=0):
+def terms(tile: Tile, strip: Strip, qr_TH, fresh, axis=0):
   """The term of each step; None = it has none.
 
   `fresh` are the rows of the tile, by their distance from its first, that no
@@ -146,38 +156,41 @@ def terms(flash, x: Operands, strip, tile: Tile, qr_TH, fresh, axis=0):
 
   def term(step):
     if step.r is not None:
-      term = _met(flash, x, strip, tile, qr_TH, fresh, axis)
+      term = _met(tile, strip, qr_TH, fresh, axis)
     elif step.c is not None:
-      shape = (flash.queries, flash.keys)[:: 1 - 2 * axis]
-      row = first_row(flash, x, tile)
-      term = step.c[tile.n, 0, row + steps(shape, axis)]
+      row = first_row(tile)
+      term = step.c[tile.n, 0, row + steps(_shape(tile, axis), axis)]
     else:
       return None
     if step.by_query is not None:
-      rows = _block(tile.i, flash.queries)
+      rows = _block(tile.i, tile.flash.queries)
       term += along(step.by_query[tile.b, tile.n, 0, rows], axis)
     return term
 
-  return tuple(map(term, x.steps))
+  return tuple(map(term, tile.x.steps))
 
 
-def _met(flash, x, strip, tile, qr_TH, fresh, axis):
+def _met(tile, strip, qr_TH, fresh, axis):
   """What queries think of relative rows, each in its place."""
-  step, row = relative(x), first_row(flash, x, tile)
-  parts = [by_row(flash, step, tile.n, qr_TH, row + more) for more in fresh]
+  row = first_row(tile)
+  parts = [by_row(tile, qr_TH, row + more) for more in fresh]
   strip.meet()
   for more, part_TS in zip(fresh, parts, strict=True):
     strip.put(part_TS, row + more)
   strip.meet()
-  shape = (flash.queries, flash.keys)[:: 1 - 2 * axis]
-  return strip.take_skewed(row, shape, axis)
+  return strip.take_skewed(row, _shape(tile, axis), axis)
 
 
-def first_row(flash, x: Operands, tile: Tile) -> Array:
+def _shape(tile, axis):
+  return (tile.flash.queries, tile.flash.keys)[:: 1 - 2 * axis]
+
+
+def first_row(tile: Tile) -> Array:
   """The first relative row of a tile."""
-  blocks = x.q.shape[2] // flash.queries
-  row = (blocks - 1 - tile.i) * flash.queries + tile.j * flash.keys
-  return pl.multiple_of(row, flash.keys)
+  queries, keys = tile.flash.queries, tile.flash.keys
+  blocks = tile.x.q.shape[2] // queries
+  row = (blocks - 1 - tile.i) * queries + tile.j * keys
+  return pl.multiple_of(row, keys)
 
 
 def window(flash) -> range:
@@ -185,11 +198,11 @@ def window(flash) -> range:
   return range(0, flash.queries + flash.keys, flash.keys)
 
 
-def hidden(flash, x: Operands, s, tile: Tile, axis=0) -> Array:
+def hidden(tile: Tile, s, axis=0) -> Array:
   """Logits, those of keys that are not seen `MASKED`."""
-  q_at, k_at = places(flash, x, tile, axis)
-  look_ups = (look_up(table, tile.n) for table in x.tables)
-  seen = flash.visible(q_at, k_at, x.heads[tile.n], *look_ups)
+  q_at, k_at = places(tile, axis)
+  look_ups = (look_up(table, tile.n) for table in tile.x.tables)
+  seen = tile.flash.visible(q_at, k_at, tile.x.heads[tile.n], *look_ups)
   seen &= (q_at.document == k_at.document) & (k_at.document >= 0)
   return jnp.where(seen, s, MASKED)
 
@@ -209,45 +222,44 @@ def look_up(table, n: Array) -> LookUp:
   return entries
 
 
-def found(
-  flash, x: Operands, up: Upstream, tile: Tile, s, terms, dp, axis=0
-) -> Found:
+def found(tile: Tile, up: Upstream, s, terms, dp, axis=0) -> Found:
   """Gradients of a tile (Dao et al. 2022, algorithm 4).
 
   `s` is what queries think of keys, `dp` the products of dy and values.
   """
-  s, back = jax.vjp(functools.partial(changed, x.steps), s, terms)
-  s = hidden(flash, x, s, tile, axis)
-  rows = _block(tile.i, flash.queries)
+  s, back = jax.vjp(functools.partial(changed, tile.x.steps), s, terms)
+  s = hidden(tile, s, axis)
+  rows = _block(tile.i, tile.flash.queries)
   lse, delta = (
     along(a[tile.b, tile.n, 0, rows], axis) for a in (up.lse, up.delta)
   )
   p = kept = jnp.exp(s - lse)
-  if flash.rate:
-    keeps = keep(flash, x, tile, axis)
+  if tile.flash.rate:
+    keeps = keep(tile, axis)
     dp, kept = dp * keeps, p * keeps
   return Found(kept, *back(p * (dp - delta)))
 
 
-def keep(flash, x: Operands, tile: Tile, axis=0) -> Array:
+def keep(tile: Tile, axis=0) -> Array:
   """1 / (1 - rate) or 0, bit for bit as `Dropout.keep` draws it."""
-  q_at, k_at = places(flash, x, tile, axis)
-  mask = 2 * (tile.b * x.q.shape[1] + tile.n)
-  bits = threefry((x.seeds[mask], x.seeds[mask + 1]), q_at.index, k_at.index)
+  (q_at, k_at), rate = places(tile, axis), tile.flash.rate
+  mask = 2 * (tile.b * tile.x.q.shape[1] + tile.n)
+  seeds = tile.x.seeds[mask], tile.x.seeds[mask + 1]
+  bits = threefry(seeds, q_at.index, k_at.index)
   high = jax.lax.shift_right_logical(bits, jnp.full_like(bits, 8))
   uniform = high.astype(jnp.float32) * 2.0**-24
-  return jnp.where(uniform >= flash.rate, 1 / (1 - flash.rate), 0.0)
+  return jnp.where(uniform >= rate, 1 / (1 - rate), 0.0)
 
 
-def places(flash, x: Operands, tile: Tile, axis) -> tuple[Place, Place]:
+def places(tile: Tile, axis) -> tuple[Place, Place]:
   def of(array, number, size, axis):
     rows = (
       array[tile.b, n, _block(number, size)] for n in range(len(Place._fields))
     )
     return Place(*(along(row, axis) for row in rows))
 
-  q_at = of(x.q_place, tile.i, flash.queries, axis)
-  return q_at, of(x.k_place, tile.j, flash.keys, 1 - axis)
+  q_at = of(tile.x.q_place, tile.i, tile.flash.queries, axis)
+  return q_at, of(tile.x.k_place, tile.j, tile.flash.keys, 1 - axis)
 
 
 def along(x_L: Array, axis: int) -> Array:

@@ -62,44 +62,49 @@ def laid_out(flash: Any, x: Inputs) -> Operands:
   """Filled up to whole tiles, heads before the length."""
   more_q, more_k = -x.q.shape[1] % flash.queries, -x.k.shape[1] % flash.keys
   rows = x.q.shape[1] + more_q + x.k.shape[1] + more_k
+  heads = jnp.arange(x.q.shape[2]) if x.heads is None else x.heads
+  words = x.seeds
+  if words is not None:
+    words = jax.lax.bitcast_convert_type(words, jnp.int32).reshape(-1)
+  return Operands(
+    q=_along(x.q, more_q),
+    k=_along(x.k, more_k),
+    v=_along(x.v, more_k),
+    steps=tuple(_step(step, more_q, rows) for step in x.all_steps),
+    q_place=_place(x.q_place, more_q),
+    k_place=_place(x.k_place, more_k),
+    heads=heads.astype(jnp.int32),
+    seeds=words,
+    tables=x.tables,
+  )
 
-  def along(x_BLNH, more):
-    width = (0, 0), (0, more), (0, 0), (0, 0)
-    return jnp.moveaxis(jnp.pad(x_BLNH, width), 2, 1)
+
+def _along(x_BLNH: Array, more: int) -> Array:
+  return jnp.moveaxis(
+    jnp.pad(x_BLNH, ((0, 0), (0, more), (0, 0), (0, 0))), 2, 1
+  )
+
+
+def _step(step: Step, more_q: int, rows: int) -> Step:
+  """Its relative rows follow the queries put behind, and fill up to `rows`."""
 
   def of_rows(x_P):
     after = rows - more_q - x_P.shape[0]
     width = (more_q, after), *((0, 0),) * (x_P.ndim - 1)
     return jnp.moveaxis(jnp.pad(x_P, width), 0, 1)
 
-  def laid(step):
-    qr, r, c, by_query = step.qr, step.r, step.c, step.by_query
-    if by_query is not None:
-      width = (0, 0), (0, 0), (0, more_q)
-      by_query = jnp.pad(by_query.astype(jnp.float32), width)[:, :, None]
-    return step.replace(
-      qr=None if qr is None else along(qr, more_q),
-      r=None if r is None else of_rows(r),
-      c=None if c is None else of_rows(c.astype(jnp.float32))[:, None],
-      by_query=by_query,
-    )
-
-  def place(x_B5L, more):
-    x_B5L = jnp.pad(x_B5L, ((0, 0), (0, 0), (0, more)), constant_values=EMPTY)
-    return jnp.pad(x_B5L, ((0, 0), (0, 8 - len(Place._fields)), (0, 0)))
-
-  heads = jnp.arange(x.q.shape[2]) if x.heads is None else x.heads
-  words = x.seeds
-  if words is not None:
-    words = jax.lax.bitcast_convert_type(words, jnp.int32).reshape(-1)
-  return Operands(
-    q=along(x.q, more_q),
-    k=along(x.k, more_k),
-    v=along(x.v, more_k),
-    steps=tuple(map(laid, x.all_steps)),
-    q_place=place(x.q_place, more_q),
-    k_place=place(x.k_place, more_k),
-    heads=heads.astype(jnp.int32),
-    seeds=words,
-    tables=x.tables,
+  qr, r, c, by_query = step.qr, step.r, step.c, step.by_query
+  if by_query is not None:
+    width = (0, 0), (0, 0), (0, more_q)
+    by_query = jnp.pad(by_query.astype(jnp.float32), width)[:, :, None]
+  return step.replace(
+    qr=None if qr is None else _along(qr, more_q),
+    r=None if r is None else of_rows(r),
+    c=None if c is None else of_rows(c.astype(jnp.float32))[:, None],
+    by_query=by_query,
   )
+
+
+def _place(x_B5L: Array, more: int) -> Array:
+  x_B5L = jnp.pad(x_B5L, ((0, 0), (0, 0), (0, more)), constant_values=EMPTY)
+  return jnp.pad(x_B5L, ((0, 0), (0, 8 - len(Place._fields)), (0, 0)))

@@ -48,11 +48,8 @@ def of_queries(
   read = (*walk, x, up)
   in_specs = specs(flash, x, where)
   own = x.q, _of_queries(x.steps)
-  count = len(jax.tree.leaves(own))
-  aliases = {
-    len(jax.tree.leaves(read)) + n: count + n
-    for n in range(len(jax.tree.leaves(zeros)))
-  }
+  given, made, summed = (len(jax.tree.leaves(x)) for x in (read, own, zeros))
+  aliases = {given + n: made + n for n in range(summed)}
   (dq, dsteps), sums = pl.pallas_call(
     functools.partial(_of_queries_kernel, flash),
     name='lctx_flash_of_queries',

@@ -125,14 +125,12 @@ class Attention(nn.Module):
     k, v = to_kv(normed)
     q_BTNH = to_q(normed)
     pattern, *_ = self.memory.patterns(self.pattern)
-    opened = carry.open
-    if opened is None:
-      near = Source(q_BTNH, k, v, at, at, scores, pattern)
-      layer = Layer(x, norm, to_kv, shared, sizes)
-    else:
+    near = Source(q_BTNH, k, v, at, at, scores, pattern)
+    layer, opened = Layer(x, norm, to_kv, shared, sizes), carry.open
+    if opened is not None:
       opened = opened.add(x, k, v, at)
-      near = Source(q_BTNH, opened.k, opened.v, at, opened.at, scores, pattern)
-      layer = Layer(opened.x, norm, to_kv, shared, sizes)
+      near = near.replace(k=opened.k, v=opened.v, k_at=opened.at)
+      layer = layer._replace(x=opened.x)
     look = Owner(self.memory.sources, name='memory')
     sources = look(carry.memory, near, layer)
     if average is not None:
