@@ -69,7 +69,7 @@ def from_json(data: Any, hint: Any, path: str = '') -> Any:
       from_json(value, element, join(path, str(index)))
       for index, (value, element) in enumerate(zip(data, elements))
     )
-  check(data, hint, path)
+  check(data, hint, path or 'config')
   return data
 
 

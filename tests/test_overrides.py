@@ -225,6 +225,7 @@ def test_json_names_each_part_and_fills_in_defaults():
     ({'part': 'Box', 'width': 1.5, 'height': 2}, ['width = 1.5 is not an int']),
     ({'part': 'Pile', 'at': [1]}, ['at = [1]']),
     ([], ['config = []', 'Circle']),
+    (3, ['config = 3']),
     (
       {'part': 'Pile', 'shapes': [{'part': 'Circle', 'radius': 'x'}]},
       ["shapes.0.radius = 'x'"],

@@ -65,7 +65,10 @@ class Counts:
 def spelled(
   store: Store, codec: Codec, rows: int, segment: int, limit: int
 ) -> Counts:
-  """What `perplexity` with this limit will count, without a model."""
+  """What `perplexity` of at most `limit` tokens will count: its nats are 0.
+
+  `rows` lanes are read `segment` tokens at a time.
+  """
   counts = Counts(codec)
   for piece in by_lane(store, rows, segment, limit):
     counts.add(piece, np.zeros(piece.targets.shape, np.float32))

@@ -68,6 +68,7 @@ def choose(
   if band is not None and 2 * band <= keys:
     dilated = set(sources[0].pattern.stride) - {1}
     if platform != 'cpu' or dilated or band <= NARROW:
+      # Its own number is for the caches of a CPU; others want larger products.
       kernel = Banded() if platform == 'cpu' else Banded(at_once=AT_ONCE)
       return kernel, f'of {size}, a query sees {band + 1:,} at most{reason}'
   return Chunked(), f'the logits of {size} would take {logits:,.0f} MiB{reason}'

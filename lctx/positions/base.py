@@ -92,7 +92,10 @@ class Score:
     return ()
 
   def of_heads(self, heads_N: Any) -> 'Score':
-    """The same for the heads of these numbers only."""
+    """The same for the heads of these numbers only.
+
+    Must be refined by a score that has something for each head.
+    """
     return self
 
   def fold(self, q_at: Coords, k_at: Coords, visible_NBTS: Array) -> Any:

@@ -70,16 +70,12 @@ class Relative(Score):
         return x
       return jnp.take(x, heads_N, axis=axis)
 
-    r_PNH, c_PN, u_NH, v_NH = (
-      some(x, axis)
-      for x, axis in (
-        (self.r_PNH, 1),
-        (self.c_PN, 1),
-        (self.u_NH, 0),
-        (self.v_NH, 0),
-      )
+    return self.replace(
+      r_PNH=some(self.r_PNH, 1),
+      c_PN=some(self.c_PN, 1),
+      u_NH=some(self.u_NH, 0),
+      v_NH=some(self.v_NH, 0),
     )
-    return self.replace(r_PNH=r_PNH, u_NH=u_NH, v_NH=v_NH, c_PN=c_PN)
 
   def _spread(self, q_at, k_at, whole=False):
     rows = jax.tree.leaves((self.r_PNH, self.c_PN))[0].shape[0]

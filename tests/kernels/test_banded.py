@@ -17,11 +17,12 @@ from lctx.positions.adaptive import Reweighted
 from lctx.positions.alibi import Fall
 from lctx.positions.cap import SoftCap
 from lctx.positions.relative import Relative
+from lctx.positions.rope import Rotation
 from lctx.positions.span import Span
 from lctx.types import EMPTY, segment_coords
 
 B, N, K, H = 2, 4, 2, 3
-IN_TURNS = 0.004  # MiB of logits: a few blocks of four queries
+IN_TURNS = 0.0015  # MiB of logits: one block of four queries, or two
 
 
 def normal(seed, *shape):
@@ -48,6 +49,8 @@ SCORES = {
   'both ways': (relative(3),),
   'shared by heads': (cosine(),),
   'falling': (Fall(normal(8, N)), SoftCap(2.0)),
+  'rotated': (Rotation(jnp.asarray([1])),),
+  'rotated, capped': (Rotation(jnp.asarray([1])), SoftCap(2.0)),
   'adaptive': (Reweighted(normal(9, N), cosine()), Span(normal(10, N) + 4, 3)),
 }
 
@@ -83,11 +86,13 @@ def attended(kernel, sources, dropout):
     (Window(1), 'falling'),
     (Window(3, 5), 'both ways'),
     (Window(50), 'none'),
+    (Window(5), 'rotated, capped'),
     (Window(2, 9), 'adaptive'),
     (Causal() & Chunks(6), 'adaptive'),
     (Dilated(3, (1, 2, 2, 3)), 'relative'),
     (Dilated(2, (2, 2, 2, 2), after=1), 'both ways'),
     (Dilated(2, (1, 2, 2, 1)), 'shared by heads'),
+    (Dilated(3, (2, 1, 1, 3)), 'rotated'),
     (Dilated(2, (4, 1, 4, 1), after=2), 'adaptive'),
     (Dilated(2, (3, 3, 1, 1)) & Window(4), 'falling'),
   ],
@@ -104,14 +109,14 @@ def test_a_band_gives_what_is_computed_at_once(pattern, scores, close):
 def test_twice_the_length_costs_twice():
   """In the compiled program: operations and temporary memory."""
 
-  def cost(length, pattern, kernel):
+  def cost(length, pattern):
     at = segment_coords(jnp.zeros((1, length), jnp.int32))
     array = jax.ShapeDtypeStruct((1, length, 2, 16), jnp.float32)
     table = jax.ShapeDtypeStruct((65, 2, 16), jnp.float32)
 
     def loss(q, k, v, r):
       score = Relative(r, None, None, None, 1.0)
-      return kernel((Source(q, k, v, at, at, (score,), pattern),), None).sum()
+      return Banded()((Source(q, k, v, at, at, (score,), pattern),), None).sum()
 
     step = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
     compiled = step.lower(array, array, array, table).compile()
@@ -119,14 +124,14 @@ def test_twice_the_length_costs_twice():
     return np.array([compiled.cost_analysis()['flops'], memory])
 
   for pattern in (Window(64), Dilated(32, (1, 2))):
-    once, twice = (cost(n, pattern, Banded()) for n in (1024, 2048))
+    once, twice = (cost(n, pattern) for n in (1024, 2048))
     assert (twice <= 2 * 1.15 * once).all()
 
 
-def test_turns_need_less_memory():
-  def needed(kernel):
-    at = segment_coords(jnp.zeros((1, 2048), jnp.int32))
-    q = jax.ShapeDtypeStruct((1, 2048, 8, 4), jnp.float32)
+def test_turns_need_less_memory_and_twice_of_it_for_twice_the_length():
+  def needed(kernel, length=2048):
+    at = segment_coords(jnp.zeros((1, length), jnp.int32))
+    q = jax.ShapeDtypeStruct((1, length, 8, 4), jnp.float32)
 
     def loss(q, k, v):
       return kernel((Source(q, k, v, at, at, (), Window(64)),), None).sum()
@@ -134,7 +139,19 @@ def test_turns_need_less_memory():
     step = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(q, q, q)
     return step.compile().memory_analysis().temp_size_in_bytes
 
-  assert needed(Banded(at_once=0.5)) < needed(Banded(at_once=64)) / 2
+  in_turns = Banded(at_once=0.5)
+  assert needed(in_turns) < needed(Banded(at_once=64)) / 2
+  assert needed(in_turns, 4096) <= 2 * 1.15 * needed(in_turns)
+
+
+def test_a_score_that_cannot_be_parted_by_heads_is_told():
+  class Falls(Fall):
+    def of_heads(self, heads_N):
+      return self
+
+  some = (source(Dilated(2, (1, 2, 2, 2)), (Falls(normal(8, N)),)),)
+  with pytest.raises(NotImplementedError, match='no of_heads'):
+    Banded()(some, None)
 
 
 def test_patterns_without_an_end_are_refused_with_a_way_out():
@@ -143,5 +160,7 @@ def test_patterns_without_an_end_are_refused_with_a_way_out():
       Banded().check(pattern)
   with pytest.raises(ValueError, match=r'model\.compute\.kernel\.block = 0'):
     Banded(0)
-  with pytest.raises(ValueError, match=r'model\.compute\.kernel\.at_once = 0'):
-    Banded(at_once=0)
+  with pytest.raises(
+    ValueError, match=r'model\.compute\.kernel\.at_once = inf'
+  ):
+    Banded(at_once=np.inf)

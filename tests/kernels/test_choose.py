@@ -37,7 +37,7 @@ r_PNH = jnp.zeros((8, 8, 64))
 XL = Relative(r_PNH, None, None, None, 1.0)
 LOOKED_UP = Causal() & BlockSparse(64)
 TPU, GPU = Fused(platform='tpu'), Fused(platform='gpu')
-WAITS = Banded(at_once=AT_ONCE)
+BANDED = Banded(at_once=AT_ONCE)
 STOCK = Splash(platform='tpu')
 TURN = Rotation(jnp.ones(4))
 CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
@@ -54,7 +54,7 @@ CAPPED_FIRST = (SoftCap(2.0), Span(jnp.zeros(8), 4))
     ('gpu', 1024, Causal(), {'scores': (XL,)}, Dense(), 'take 32.0 MiB'),
     ('gpu', 8192, Causal(), {'scores': (XL,)}, GPU, 'a GPU computes 8,192'),
     ('gpu', 8192, Window(64) | Sinks(4), {}, GPU, 'in one kernel'),
-    ('gpu', 8192, Window(1024), {'width': 256}, WAITS, 'sees 1,025'),
+    ('gpu', 8192, Window(1024), {'width': 256}, BANDED, 'sees 1,025'),
     ('gpu', 8192, Causal(), {'width': 256}, Chunked(), 'at most 128 numbers'),
     ('gpu', 8192, Window(64), {'promise': False}, Chunked(), 'known when'),
     ('tpu', 1024, Causal(), {'scores': (XL,)}, TPU, 'score of Relative)'),
