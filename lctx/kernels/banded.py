@@ -74,7 +74,7 @@ class Banded(Kernel):
       some = sources if len(heads) == len(gaps) else _of_heads(sources, heads)
       part = self._attend(some, dropout, gap)
       if part.shape[2] != len(heads):
-        raise NotImplementedError(
+        raise TypeError(
           f'Of {len(heads)} heads {part.shape[2]} came out: one of the scores '
           f'{sources[0].scores} has something for each head and no of_heads.'
         )

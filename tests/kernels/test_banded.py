@@ -150,7 +150,7 @@ def test_a_score_that_cannot_be_parted_by_heads_is_told():
       return self
 
   some = (source(Dilated(2, (1, 2, 2, 2)), (Falls(normal(8, N)),)),)
-  with pytest.raises(NotImplementedError, match='no of_heads'):
+  with pytest.raises(TypeError, match='no of_heads'):
     Banded()(some, None)
 
 
