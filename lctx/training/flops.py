@@ -9,11 +9,15 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lctx.models.decoder import Decoder
 from lctx.models.vocabulary import Embedding
-from lctx.patterns.base import Reach
+from lctx.patterns.base import Pattern, visible
+from lctx.types import join, segment_coords
+
+SAMPLED = 64  # queries whose keys are counted one by one
 
 # Dense bfloat16 operations per second of one jax device, as published by the
 # maker. The first entry whose words all occur in `device_kind` counts.
@@ -74,7 +78,7 @@ def count(model: Decoder, segment: int, rows: int = 1) -> Flops:
   queries = 2 * width * sizes.num_heads * sizes.head_width
   keys = 2 * width * sizes.key_heads * sizes.head_width
   near, *_ = model.memory.patterns(model.pattern)
-  seen = keys_seen(segment, memory, near.reach)
+  seen = keys_seen(near, sizes.num_heads, segment, memory)
   per_key = 2 * sizes.num_heads * sizes.head_width
   made, made_seen = model.memory.summaries(segment)
   scores = per_key * (seen + made_seen)
@@ -97,18 +101,37 @@ def count(model: Decoder, segment: int, rows: int = 1) -> Flops:
   )
 
 
-def keys_seen(segment: int, memory: int, reach: Reach) -> float:
+def keys_seen(
+  pattern: Pattern, num_heads: int, segment: int, memory: int
+) -> float:
   """Keys that a query sees, on average; (T + 1) / 2 + M if causal.
 
-  What a pattern leaves out within its reach counts as seen.
+  Memory is full, and its document began with it. Of a pattern with more of a
+  rule than its reach, `SAMPLED` queries of the segment stand for all.
   """
+  if not pattern.is_reach:
+    return _keys_allowed(pattern, num_heads, segment, memory)
   query, last = memory + np.arange(segment), memory + segment - 1
-  first = 0 * query
-  if reach.before is not None:
-    first = np.maximum(first, query - reach.before)
-  if reach.after is not None:
-    last = np.minimum(last, query + reach.after)
+  first, (before, after) = 0 * query, pattern.reach
+  if before is not None:
+    first = np.maximum(first, query - before)
+  if after is not None:
+    last = np.minimum(last, query + after)
   return float((last - first + 1).mean())
+
+
+def _keys_allowed(
+  pattern: Pattern, num_heads: int, segment: int, memory: int
+) -> float:
+  own = segment_coords(jnp.zeros((1, segment), jnp.int32))
+  past = segment_coords(jnp.zeros((1, memory), jnp.int32), start=-memory)
+  own = own.replace(offset=own.offset + memory)
+  count = min(segment, SAMPLED)
+  some = np.linspace(0, segment - 1, count).round().astype(np.int32)
+  q_at = jax.tree.map(lambda x: x[:, some], own).replace(start=None)
+  k_at = join(past, own).replace(start=None)
+  seen = visible(pattern, q_at, k_at, jnp.arange(num_heads))
+  return float(seen.sum(axis=-1).mean())
 
 
 def utilisation(

@@ -17,7 +17,7 @@ from lctx.models.heads import AdaptiveQueries, Heads
 from lctx.models.parts import Stack
 from lctx.models.vocabulary import Embedding
 from lctx.optimizer.axes import is_matrix
-from lctx.patterns.base import Everything, Reach
+from lctx.patterns import Causal, Chunks, Dilated, Everything, Sinks, Window
 from lctx.positions.absolute import NoPosition
 from lctx.positions.xl import LearnedRelative
 from lctx.training.flops import count, keys_seen, utilisation
@@ -63,13 +63,21 @@ def test_a_table_of_distances_is_met_but_not_projected():
 
 
 def test_a_query_sees_what_its_mask_lets_it_see():
-  causal, window = Reach(after=0), Reach(before=6, after=0)
-  assert keys_seen(5, 7, causal) == (5 + 1) / 2 + 7
-  assert keys_seen(5, 7, Reach()) == 12
-  assert keys_seen(5, 7, window) == 7
+  assert keys_seen(Causal(), 2, 5, 7) == (5 + 1) / 2 + 7
+  assert keys_seen(Everything(), 2, 5, 7) == 12
+  assert keys_seen(Window(6), 2, 5, 7) == 7
   # Without memory the first queries have less than a window behind them.
-  assert keys_seen(4, 0, Reach(1, 0)) == (1 + 2 + 2 + 2) / 4
-  assert keys_seen(4, 0, Reach(1, 1)) == (2 + 3 + 3 + 2) / 4
+  assert keys_seen(Window(1), 2, 4, 0) == (1 + 2 + 2 + 2) / 4
+  assert keys_seen(Window(1, 1), 2, 4, 0) == (2 + 3 + 3 + 2) / 4
+
+
+def test_gaps_in_a_pattern_are_not_seen():
+  assert keys_seen(Dilated(2, (1, 2)), 2, 5, 7) == 3
+  # The first query of the second head has one key less behind it.
+  assert keys_seen(Dilated(2, (1, 4)), 2, 5, 7) == pytest.approx(3 - 1 / 10)
+  assert keys_seen(Window(3) | Sinks(2), 2, 5, 7) == 4 + 2
+  # Of 300 queries, which lie 4 to a chunk, 64 are looked at.
+  assert keys_seen(Causal() & Chunks(4), 1, 300, 4) == pytest.approx(2.5, 0.05)
 
 
 def test_every_bin_of_an_adaptive_softmax_is_met_by_every_token():
