@@ -25,8 +25,10 @@ from lctx.data import (
 )
 from lctx.errors import UserError
 from lctx.evaluation.score import Evaluation
+from lctx.generation.memory_file import save_memory
+from lctx.generation.reading import Remembered
 from lctx.generation.sampling import Sampling
-from lctx.loaded import Loaded, load
+from lctx.loaded import Loaded, load, load_memory
 from lctx.models.parts import Compute
 from lctx.optimizer import (
   Adafactor,
@@ -67,6 +69,7 @@ __all__ = [
   'Mixture',
   'Muon',
   'PublishedBytes',
+  'Remembered',
   'Sampling',
   'SentencePiece',
   'Stdlib',
@@ -77,6 +80,8 @@ __all__ = [
   'Words',
   'evaluate',
   'load',
+  'load_memory',
   'presets',
+  'save_memory',
   'train',
 ]

@@ -1,6 +1,7 @@
 """A trained model with its parameters and tokenizer, ready to use."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ import numpy as np
 from lctx import config as configs
 from lctx import data
 from lctx.checkpoint import CheckpointError, CheckpointStore, Restored, compare
+from lctx.checksum import table
 from lctx.config import Config
 from lctx.errors import UserError, checking
-from lctx.generation import decode
+from lctx.generation import decode, memory_file, reading
+from lctx.generation.reading import Remembered
 from lctx.generation.sampling import Sampling
 from lctx.kernels.choose import Auto
 from lctx.models import spans
@@ -40,13 +43,17 @@ class Loaded:
     *,
     sampling: Sampling | None = None,
     seed: int = 0,
+    after: Remembered | None = None,
   ) -> str | list[str]:
     """What the model writes after a prompt, or after each of several.
 
-    Raises ValueError for a prompt that the tokenizer cannot spell.
+    Each goes on `after` what was read before, if that is given. Raises
+    ValueError for a prompt that the tokenizer cannot spell.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
-    tokens = self.stream(prompts, max_new_tokens, sampling=sampling, seed=seed)
+    tokens = self.stream(
+      prompts, max_new_tokens, sampling=sampling, seed=seed, after=after
+    )
     rows = np.stack(list(tokens), axis=1)
     texts = [
       self.codec.decode(row[row >= 0]).decode('utf-8', 'replace')
@@ -61,13 +68,15 @@ class Loaded:
     *,
     sampling: Sampling | None = None,
     seed: int = 0,
+    after: Remembered | None = None,
   ) -> Iterator[np.ndarray]:
     """New tokens as they come, int32 [prompts] each; None: for ever."""
     request = decode.Request(
-      [self.encode(text) for text in prompts],
+      [self._ids(text, after) for text in prompts],
       max_new_tokens,
       sampling or Sampling(),
       seed,
+      after=after,
     )
     segment = self.config.data.segment
     return decode.generate(self.model, self.params, request, segment)
@@ -89,11 +98,47 @@ class Loaded:
     model = spans.trimmed(self.model, self.params)
     return dataclasses.replace(self, model=model)
 
-  def score(self, text: str | bytes) -> np.ndarray:
+  def score(
+    self, text: str | bytes, *, after: Remembered | None = None
+  ) -> np.ndarray:
     """Nats of every token of a text, given all before it: float32 [tokens]."""
-    segment = self.config.data.segment
-    ids = self.encode(text)
-    return decode.score(self.model, self.params, ids, segment)
+    ids, segment = self._ids(text, after), self.config.data.segment
+    return decode.score(self.model, self.params, ids, segment, after=after)
+
+  def read(
+    self, text: str | bytes, *, after: Remembered | None = None
+  ) -> Remembered:
+    """What the model remembers of a text, read `after` another one.
+
+    Reading A and then B is reading A + B, as far as the tokenizer spells both
+    ways alike: text is spelled for each call.
+    """
+    ids, segment = self._ids(text, after), self.config.data.segment
+    reading.check_tokens(self.model, [ids])
+    known, hashed = (after.tokens, after.text) if after else (0, '')
+    self.model.check_length(known + len(ids), 'What is read')
+    _, state = reading.read(self.model, self.params, [ids], segment, after)
+    text_hash = memory_file.grown(hashed, ids)
+    return Remembered(state, known + len(ids), text_hash, self.maker)
+
+  @functools.cached_property
+  def maker(self) -> dict[str, str]:
+    """What a memory depends on: hashes of the model and of its tokenizer."""
+    model = configs.to_json(self.model)
+    del model['compute'], model['dropout']
+    body = {
+      'model': model,
+      'segment': self.config.data.segment,
+      'params': table(self.params),
+    }
+    return {'model': memory_file.hash_of(body), 'tokenizer': str(self.codec)}
+
+  def _ids(self, text: str | bytes, after: Remembered | None) -> np.ndarray:
+    """With the start mark, where nothing was read before."""
+    if after is None:
+      return self.encode(text)
+    memory_file.check_maker(after.maker, self.maker, 'What was read before')
+    return self.codec.encode(text)
 
   def encode(self, text: str | bytes) -> np.ndarray:
     """Ids of a text, int32, opened by the tokenizer's start mark."""
@@ -125,6 +170,19 @@ def load(workdir: str | Path, *, checkpoint: str | int = 'best') -> Loaded:
     )
   params = restored.state[evaluated]
   return Loaded(model, params, codec, config, restored.step)
+
+
+def load_memory(path: str | Path, loaded: Loaded) -> Remembered:
+  """What `loaded`, or the same model elsewhere, read and `save_memory` wrote.
+
+  Raises:
+    UserError: no such file, no memory, or one that another model made.
+  """
+  segment = loaded.config.data.segment
+  empty = jax.eval_shape(
+    lambda: reading.begin(loaded.model, loaded.params, 1, segment)[1]
+  )
+  return memory_file.read_memory(path, loaded.maker, empty)
 
 
 def _runnable(model: Decoder) -> Decoder:

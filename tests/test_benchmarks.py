@@ -14,7 +14,14 @@ import pytest
 import tiny
 
 import lctx
-from benchmarks import cases, evaluation, ratios, timing, twins
+from benchmarks import (
+  cases,
+  evaluation,
+  portable_memory,
+  ratios,
+  timing,
+  twins,
+)
 from benchmarks.windows import Windows
 from lctx import Training, presets
 from lctx.evaluation.score import Evaluation, Scorer
@@ -173,6 +180,17 @@ def test_what_one_twin_gains_the_other_loses(loaded, tmp_path):
   assert one.gain.low < one.gain.value < one.gain.high
   lines = twins.table(twins.compared(first, other, folder, 10_000)).split('\n')
   assert f'{one.gain.value:+.3f}' in lines[2]
+
+
+def test_a_memory_has_one_size_whatever_was_read(loaded, tmp_path):
+  first, _ = loaded
+  short, long = (
+    portable_memory.measured(first, b'a long text. ' * n, tmp_path)
+    for n in (2, 40)
+  )
+  assert (short['tokens'], long['tokens']) == (27, 521)
+  assert abs(short['file_bytes'] - long['file_bytes']) < 20
+  assert min(long[f'{name}_seconds'] for name in ('read', 'save', 'load')) > 0
 
 
 def test_a_missing_config_is_named(tmp_path):

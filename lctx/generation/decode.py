@@ -16,10 +16,12 @@ import numpy as np
 from lctx.errors import UserError
 from lctx.generation.reading import (
   Reader,
+  Remembered,
   State,
   advance,
   begin,
   check_tokens,
+  filled_of,
   piece_width,
   pieces,
   read,
@@ -37,8 +39,9 @@ NOT_FINITE = -2  # in place of a token: the model's probabilities are broken
 class Request:
   """What to go on from, and how.
 
-  Each prompt is a row of token ids that opens with the codec's start mark.
-  `max_new_tokens` None = for ever. A row ends after the token `stop`.
+  Each prompt is a row of token ids that opens with the codec's start mark, or
+  goes on `after` what was read before. `max_new_tokens` None = for ever. A row
+  ends after the token `stop`.
   """
 
   prompts: list[np.ndarray]
@@ -46,9 +49,11 @@ class Request:
   sampling: Sampling = dataclasses.field(default_factory=Sampling)
   seed: int = 0
   stop: int | None = None
+  after: Remembered | None = None
 
   def __post_init__(self):
-    if not self.prompts or not all(len(prompt) for prompt in self.prompts):
+    nothing = self.after is None and not all(map(len, self.prompts))
+    if not self.prompts or nothing:
       raise ValueError(
         f'prompts has {len(self.prompts)} rows of lengths '
         f'{[len(prompt) for prompt in self.prompts]}, and there is nothing to '
@@ -79,6 +84,8 @@ def generate(
   """
   check_tokens(model, request.prompts)
   longest, more = max(map(len, request.prompts)), request.max_new_tokens
+  if request.after is not None:
+    longest += request.after.tokens
   model.check_length(None if more is None else longest + more, 'What is read')
   return _tokens(model, params, request, segment)
 
@@ -89,25 +96,33 @@ def score(
   ids: np.ndarray,
   segment: int,
   width: int | None = None,
+  after: Remembered | None = None,
 ) -> np.ndarray:
   """Nats of ids[1:], each given all before it: float32 [len(ids) - 1].
 
-  Read by the segments that `generate` reads by, `width` tokens at a time, at
-  most a segment; None = as many as is fastest. Raises ValueError for fewer than
-  two tokens and for a token outside the vocabulary.
+  `after` what was read before, nats of all ids. Read by the segments that
+  `generate` reads by, `width` tokens at a time, at most a segment; None = as
+  many as is fastest. Raises ValueError for fewer than two tokens, or none after
+  others, and for a token outside the vocabulary.
   """
-  if len(ids) < 2:
+  if len(ids) < 2 - (after is not None):
     raise ValueError(
       f'There are {len(ids)} tokens to score, but the first only says where '
       'the text begins. Give the start mark and at least one token after it.'
     )
   check_tokens(model, [ids])
-  model.check_length(len(ids) - 1, 'The text')
+  known = 0 if after is None else after.tokens
+  model.check_length(known + len(ids) - 1, 'The text')
   reader, state = begin(model, params, 1, segment)
+  nll, filled = [], filled_of(after, segment)
+  if after is not None:
+    state = after.rows(1)
+    first_BT = np.asarray(ids[:1])[None]
+    nll.append(np.asarray(_nll(reader, state.hidden_BD[:, None], first_BT))[0])
   width = width or piece_width([ids], segment)
-  nll = []
   for piece, target in zip(
-    pieces([ids[:-1]], segment, width), pieces([ids[1:]], segment, width)
+    pieces([ids[:-1]], segment, width, filled),
+    pieces([ids[1:]], segment, width, filled),
   ):
     hidden, state = read_piece(reader, state, piece)
     row = np.asarray(_nll(reader, hidden, target.tokens_BT))
@@ -116,7 +131,7 @@ def score(
 
 
 def _tokens(model: Decoder, params: Params, request: Request, segment: int):
-  reader, state = read(model, params, request.prompts, segment)
+  reader, state = read(model, params, request.prompts, segment, request.after)
   endless = _endless(reader, state, request)
   turns = itertools.islice(endless, request.max_new_tokens)
   for turn, tokens_B in enumerate(turns):

@@ -5,6 +5,7 @@ full: at the borders of training, counted from the row's own beginning. So a
 row reads what it would read alone, whatever stands beside it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -39,6 +40,37 @@ class State:
   step: Array  # new tokens so far
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Remembered:
+  """A text as a model remembers it, of a size that does not grow with it.
+
+  Nothing changes it: go on from one as often as you like, and each way is a
+  branch of its own. `maker` names the model and the tokenizer.
+  """
+
+  state: State  # of one row
+  tokens: int  # read so far, the start mark included
+  text: str  # a hash of them
+  maker: dict[str, str]
+
+  @property
+  def num_bytes(self) -> int:
+    """Of all arrays: what a file of it holds, but for their names."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(self.state))
+
+  def rows(self, count: int) -> State:
+    """A copy in each of `count` rows, none of which has written a token."""
+    first = jnp.zeros(count, jnp.int32)
+    carry = jax.tree.map(lambda x: x[:, first], self.state.carry)
+    return State(
+      carry=carry,
+      hidden_BD=self.state.hidden_BD[first],
+      seen_BV=self.state.seen_BV[first],
+      stopped_B=jnp.zeros(count, bool),
+      step=jnp.zeros((), jnp.int32),
+    )
+
+
 def begin(
   model: Decoder, params: Params, num_rows: int, segment: int
 ) -> tuple[Reader, State]:
@@ -57,13 +89,25 @@ def begin(
 
 
 def read(
-  model: Decoder, params: Params, prompts: list[np.ndarray], segment: int
+  model: Decoder,
+  params: Params,
+  prompts: list[np.ndarray],
+  segment: int,
+  after: Remembered | None = None,
 ) -> tuple[Reader, State]:
-  """The state after prompts of any lengths."""
+  """The state after prompts of any lengths, each `after` what was read."""
   reader, state = begin(model, params, len(prompts), segment)
-  for piece in pieces(prompts, segment, piece_width(prompts, segment)):
+  if after is not None:
+    state = after.rows(len(prompts))
+  width = piece_width(prompts, segment)
+  for piece in pieces(prompts, segment, width, filled_of(after, segment)):
     _, state = read_piece(reader, state, piece)
   return reader, state
+
+
+def filled_of(after: Remembered | None, segment: int) -> int:
+  """Tokens in the open segment: it is written to memory when it is full."""
+  return 0 if after is None else after.tokens % segment
 
 
 @struct.dataclass
@@ -75,12 +119,17 @@ class Piece:
   start: int = struct.field(pytree_node=False)  # slot in the open segment
 
 
-def pieces(rows: list[np.ndarray], segment: int, width: int) -> Iterator[Piece]:
-  """The rows in pieces of at most `width` that end where segments end."""
+def pieces(
+  rows: list[np.ndarray], segment: int, width: int, filled: int = 0
+) -> Iterator[Piece]:
+  """The rows in pieces of at most `width` that end where segments end.
+
+  `filled` tokens are in the first segment already.
+  """
   longest = max(len(row) for row in rows)
-  for begin in range(0, longest, segment):
+  for begin in range(-filled, longest, segment):
     end = min(begin + segment, longest)
-    for here in range(begin, end, width):
+    for here in range(max(begin, 0), end, width):
       there = min(here + width, begin + segment)
       tokens_BT = np.zeros((len(rows), there - here), np.int32)
       document_BT = np.full_like(tokens_BT, EMPTY)
@@ -93,7 +142,7 @@ def pieces(rows: list[np.ndarray], segment: int, width: int) -> Iterator[Piece]:
 
 def piece_width(rows: list[np.ndarray], segment: int) -> int:
   """A segment; for short rows a power of two, to read and compile less."""
-  longest = max(len(row) for row in rows)
+  longest = max(1, *(len(row) for row in rows))
   return min(segment, 1 << (longest - 1).bit_length())
 
 
@@ -106,7 +155,7 @@ def check_tokens(model: Decoder, rows: list[np.ndarray]) -> None:
         f'Prompt {b} is a {row.dtype} array of shape {row.shape}, but must be '
         "one row of token ids. Encode text with the model's tokenizer first."
       )
-    low, high = row.min(), row.max()
+    low, high = row.min(initial=0), row.max(initial=0)
     if low < 0 or high >= model.embed.vocab:
       raise ValueError(
         f'Prompt {b} has token ids from {low} to {high}, but the model knows '

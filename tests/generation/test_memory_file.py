@@ -1,0 +1,147 @@
+"""What was read once is asked often: in memory, and from a file."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import save_file
+
+import lctx
+from lctx.data.byte_codec import ByteCodec
+from lctx.generation.memory_file import grown
+from lctx.positions import Learned
+
+A, B = 'The whale swam under the ship, ', 'and the captain saw it.'
+GREEDY = lctx.Sampling(temperature=0)
+
+
+def loaded_of(*, seed=0, segment=8, codec=None, dtype='float32', **fields):
+  """A model whose every parameter matters, as `lctx.load` gives one."""
+  model = tiny.transformer_xl(vocab=256, **fields)
+  model = dataclasses.replace(model, compute=lctx.Compute(dtype))
+  lanes = lctx.Lanes(lctx.Text('x'), segment=segment)
+  config = lctx.Config(model, lanes, lctx.Adam())
+  params = tiny.large_params(model, seed)
+  codec = codec or ByteCodec(range(256))
+  return lctx.Loaded(model, params, codec, config, 1)
+
+
+@pytest.fixture(scope='module')
+def loaded():
+  return loaded_of()
+
+
+def same(found, wanted, close):
+  assert (found.tokens, found.text) == (wanted.tokens, wanted.text)
+  close(found.state.hidden_BD, wanted.state.hidden_BD)
+  memories = found.state.carry.memory, wanted.state.carry.memory
+  jax.tree.map(close, *memories)
+  shown = (r.state.carry.open.at.document for r in (found, wanted))
+  np.testing.assert_array_equal(*shown)
+
+
+@pytest.mark.parametrize('cut', [1, 9, 15, 23, 30])
+def test_reading_on_is_reading_all(loaded, close, cut):
+  """Segments of 8: the start mark and 15 letters fill two of them."""
+  first = loaded.read(A[:cut])
+  both = loaded.read(A[cut:] + B, after=first)
+  same(both, loaded.read(A + B), close)
+  same(loaded.read(B, after=loaded.read(A[cut:], after=first)), both, close)
+
+
+def test_a_memory_may_branch_and_is_never_used_up(loaded):
+  memory = loaded.read(A)
+  ways = loaded.generate([B, 'who', ''], 12, sampling=GREEDY, after=memory)
+  for way, prompt in zip(ways, [B, 'who', ''], strict=True):
+    alone = loaded.generate(A + prompt, 12, sampling=GREEDY)
+    assert way == alone
+    again = loaded.generate(prompt, 12, sampling=GREEDY, after=memory)
+    assert again == alone
+  assert len(set(ways)) > 1
+
+
+def test_what_follows_is_scored_as_in_one_text(loaded, close):
+  whole = loaded.score(A + B)
+  close(loaded.score(B, after=loaded.read(A)), whole[-len(B) :])
+  assert not np.allclose(loaded.score(B), whole[-len(B) :], atol=0.1)
+
+
+def test_a_file_holds_all_of_it(loaded, tmp_path, close):
+  memory = loaded.read(A)
+  lctx.save_memory(memory, tmp_path / 'whale.safetensors')
+  back = lctx.load_memory(tmp_path / 'whale.safetensors', loaded_of())
+  jax.tree.map(np.testing.assert_array_equal, back.state, memory.state)
+  assert (back.tokens, back.text) == (memory.tokens, memory.text)
+  close(loaded.score(B, after=back), loaded.score(B, after=memory))
+  size = (tmp_path / 'whale.safetensors').stat().st_size
+  assert memory.num_bytes < size < memory.num_bytes + 10_000
+  assert loaded.read(A * 9).num_bytes == memory.num_bytes
+
+
+def test_half_precision_survives_a_file(tmp_path):
+  half = loaded_of(dtype='bfloat16')
+  memory = half.read(A)
+  lctx.save_memory(memory, tmp_path / 'memory')
+  back = lctx.load_memory(tmp_path / 'memory', half)
+  assert back.state.hidden_BD.dtype == jax.numpy.bfloat16
+  jax.tree.map(np.testing.assert_array_equal, back.state, memory.state)
+
+
+@pytest.mark.parametrize(
+  'other, words',
+  [
+    ({'seed': 1}, ['another model']),
+    ({'memory_length': 7}, ['another model']),
+    ({'segment': 4}, ['another model']),
+    ({'codec': ByteCodec([*range(1, 256), 0])}, ['another tokenizer', 'hash']),
+    ({'dtype': 'bfloat16'}, ['does not fit', 'bfloat16', 'float32']),
+  ],
+  ids=lambda x: ' '.join(x),
+)
+def test_the_memory_of_another_model_is_refused_by_name(
+  loaded, tmp_path, other, words
+):
+  lctx.save_memory(loaded.read(A), tmp_path / 'memory')
+  with pytest.raises(lctx.UserError) as error:
+    lctx.load_memory(tmp_path / 'memory', loaded_of(**other))
+  for word in words:
+    assert word in str(error.value)
+
+
+def test_another_model_does_not_go_on_from_a_memory(loaded):
+  for use in ('read', 'score', 'generate'):
+    with pytest.raises(lctx.UserError, match='another model'):
+      getattr(loaded_of(seed=1), use)(B, after=loaded.read(A))
+
+
+def test_what_is_no_memory_is_refused(loaded, tmp_path):
+  (tmp_path / 'text').write_text('whale')
+  save_file({'x': np.zeros(2)}, tmp_path / 'weights')
+  for name, words in (
+    ('nothing', 'no file'),
+    ('text', 'damaged'),
+    ('weights', "format None, and 'lctx memory 1'"),
+  ):
+    with pytest.raises(lctx.UserError, match=words):
+      lctx.load_memory(tmp_path / name, loaded)
+  with pytest.raises(lctx.UserError):
+    lctx.save_memory(loaded.read(A), tmp_path / 'text' / 'memory')
+
+
+def test_the_hash_of_a_text_knows_no_cuts():
+  ids = np.arange(50) % 7
+  whole = grown('', ids)
+  assert grown(grown('', ids[:20]), ids[20:]) == whole
+  swapped = ids.copy()
+  swapped[[3, 4]] = swapped[[4, 3]]
+  for other in (ids[:-1], np.append(0, ids), swapped):
+    assert grown('', other) != whole
+
+
+def test_what_a_table_of_positions_cannot_hold_is_refused():
+  short = loaded_of(position=Learned(40))
+  memory = short.read(A)
+  with pytest.raises(ValueError, match='40'):
+    short.read(B, after=memory)
