@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from tqdm.std import tqdm
 
 from lctx import config as configs
 from lctx import data
@@ -117,7 +118,16 @@ class Loaded:
     reading.check_tokens(self.model, [ids])
     known, hashed = (after.tokens, after.text) if after else (0, '')
     self.model.check_length(known + len(ids), 'What is read')
-    _, state = reading.read(self.model, self.params, [ids], segment, after)
+    with tqdm(
+      total=len(ids), unit=' tokens', delay=2, disable=None, dynamic_ncols=True
+    ) as bar:
+
+      def told(tokens, state):
+        jax.block_until_ready(state.step)  # or the bar would run ahead
+        bar.update(tokens)
+
+      read = self.model, self.params, [ids], segment, after
+      _, state = reading.read(*read, told)
     text_hash = memory_file.grown(hashed, ids)
     return Remembered(state, known + len(ids), text_hash, self.maker)
 

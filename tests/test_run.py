@@ -333,6 +333,31 @@ def test_writing_without_end_ends_quietly(trained, end, code):
     writer.kill()
 
 
+def test_what_one_program_read_another_goes_on_from(trained, tmp_path):
+  """Read from the command line, asked from there and from Python."""
+  text, memory = 'the memory of a long text ends.\n', tmp_path / 'made/memory'
+  (tmp_path / 'text').write_text(text)
+
+  def run(*arguments):
+    program = sys.executable, '-m', 'lctx.generation'
+    return subprocess.run(
+      [*program, f'--workdir={trained[0]}', *arguments],
+      cwd=ROOT,
+      env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': tiny.QUICK},
+      capture_output=True,
+      text=True,
+    )
+
+  read = run(f'--prompt_file={tmp_path / "text"}', f'--save_memory={memory}')
+  assert read.returncode == 0, read.stderr
+  assert f'wrote {memory}: {len(text) + 1} tokens' in read.stdout
+  asked = run(f'--after={memory}', '--prompt=the ', '--max_new_tokens=12')
+  loaded = lctx.load(trained[0])
+  assert asked.stdout == loaded.generate(text + 'the ', 12) + '\n'
+  lost = run(f'--save_memory={tmp_path / "text" / "memory"}')
+  assert lost.returncode == 2 and 'Traceback' not in lost.stderr
+
+
 def test_eval_reads_a_run_with_another_segment(trained, copy):
   """The command line and Python say the same."""
   done = subprocess.run(

@@ -15,6 +15,7 @@ import lctx
 from lctx import command
 from lctx.data.codec import Codec
 from lctx.errors import UserError, checking
+from lctx.generation import memory_file
 from lctx.generation.sampling import Sampling
 from lctx.generation.text import show_each, spell
 
@@ -44,6 +45,14 @@ MIN_P = flags.DEFINE_float(
 REPETITION_PENALTY = flags.DEFINE_float(
   'repetition_penalty', 1.0, 'above 1, tokens that were there are less likely'
 )
+AFTER = flags.DEFINE_string(
+  'after', None, 'memory file of what was read before: prompts go on from it'
+)
+SAVE_MEMORY = flags.DEFINE_string(
+  'save_memory',
+  None,
+  'only read, and write what is remembered of the prompt to this file',
+)
 SEED = flags.DEFINE_integer('seed', 0, 'the same seed writes the same text')
 
 
@@ -64,9 +73,17 @@ def main(overrides: command.Overrides) -> None:
     files = [Path(name).read_bytes() for name in PROMPT_FILE.value]
   prompts = [*map(os.fsencode, PROMPT.value), *files] or [b'']
   loaded = lctx.load(WORKDIR.value, checkpoint=CHECKPOINT.value)
+  after = AFTER.value and lctx.load_memory(AFTER.value, loaded)
+  if SAVE_MEMORY.value:
+    _remember(loaded, prompts, after)
+    return
   with checking():
     tokens = loaded.stream(
-      prompts, MAX_NEW_TOKENS.value or None, sampling=sampling, seed=SEED.value
+      prompts,
+      MAX_NEW_TOKENS.value or None,
+      sampling=sampling,
+      seed=SEED.value,
+      after=after,
     )
   try:
     if len(prompts) == 1:
@@ -75,6 +92,23 @@ def main(overrides: command.Overrides) -> None:
       show_each(loaded.codec, prompts, tokens)
   except BrokenPipeError:  # whoever reads has had enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _remember(loaded: lctx.Loaded, prompts: list[bytes], after) -> None:
+  if len(prompts) > 1:
+    raise UserError(
+      f'--save_memory={SAVE_MEMORY.value} is for one text, but there are '
+      f'{len(prompts)} prompts. Read them one at a time, each --after the file '
+      'of the one before.'
+    )
+  memory_file.check_writable(SAVE_MEMORY.value)  # before the text is read
+  with checking():
+    memory = loaded.read(prompts[0], after=after)
+  lctx.save_memory(memory, SAVE_MEMORY.value)
+  print(
+    f'wrote {SAVE_MEMORY.value}: {memory.tokens:,} tokens in '
+    f'{memory.num_bytes:,} bytes'
+  )
 
 
 def _show_as_it_comes(codec: Codec, tokens: Iterator[np.ndarray]) -> None:

@@ -6,6 +6,7 @@ it: the model and its parameters, the tokenizer, and the text by its hash.
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 
 import jax
@@ -43,6 +44,15 @@ def save_memory(remembered: Remembered, path: str | Path) -> None:
   arrays = jax.device_get(named_leaves(remembered.state))
   with checking():
     write_whole(Path(path).expanduser(), flax.save(arrays, about))
+
+
+def check_writable(path: str | Path) -> None:
+  """Raises UserError where `save_memory` could not write to `path`."""
+  folder = Path(path).expanduser().parent
+  with checking():
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
 
 
 def read_memory(

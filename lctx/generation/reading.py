@@ -7,7 +7,7 @@ row reads what it would read alone, whatever stands beside it.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -94,14 +94,20 @@ def read(
   prompts: list[np.ndarray],
   segment: int,
   after: Remembered | None = None,
+  told: Callable[[int, State], object] = lambda tokens, state: None,
 ) -> tuple[Reader, State]:
-  """The state after prompts of any lengths, each `after` what was read."""
+  """The state after prompts of any lengths, each `after` what was read.
+
+  Of every piece, `told` gets the tokens of the longest prompt in it, and the
+  state behind it.
+  """
   reader, state = begin(model, params, len(prompts), segment)
   if after is not None:
     state = after.rows(len(prompts))
   width = piece_width(prompts, segment)
   for piece in pieces(prompts, segment, width, filled_of(after, segment)):
     _, state = read_piece(reader, state, piece)
+    told(int((piece.document_BT >= 0).any(axis=0).sum()), state)
   return reader, state
 
 
