@@ -15,6 +15,7 @@ from absl import flags
 import lctx
 from benchmarks import timing
 from lctx import command
+from lctx.errors import checking
 from lctx.loaded import Loaded
 
 COLUMNS = ('tokens', 'text KB', 'memory KB', 'read s', 'save s', 'load s')
@@ -39,6 +40,11 @@ def measured(loaded: Loaded, text: bytes, folder: Path) -> dict[str, object]:
     'file_bytes': path.stat().st_size,
     **{f'{name}_seconds': seconds[name].wall for name in calls},
   }
+
+
+def _first(text: bytes, size: int) -> bytes:
+  """About that many bytes of a text, cut between characters."""
+  return text[:size].decode('utf-8', 'ignore').encode()
 
 
 def _state_of(make, *arguments):
@@ -67,9 +73,9 @@ def program() -> None:
       raise lctx.UserError(f'--text={file.value} is no file. Give one to read.')
     text = Path(file.value).read_bytes()
     print(timing.heading(timing.machine()))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, checking():
       cells = [
-        measured(loaded, text[: len(text) // part], Path(folder))
+        measured(loaded, _first(text, len(text) // part), Path(folder))
         for part in PARTS
       ]
     print(f'\n{timing.table(COLUMNS, list(map(_row, cells)))}')

@@ -40,28 +40,28 @@ def checking() -> Iterator[None]:
     raise UserError(str(error)) from error
 
 
-def writable(workdir: str | os.PathLike) -> Path:
-  """The folder of that name, made if it was missing and known to be writable.
+def writable(folder: str | os.PathLike, name: str = 'workdir') -> Path:
+  """The folder, made if it was missing and known to be writable.
 
-  Raises UserError where it cannot be made or written.
+  Raises UserError where it cannot be made or written; `name` is what the user
+  knows it by.
   """
-  if not os.fspath(workdir):
-    raise UserError('workdir is empty. Give --workdir the name of a folder.')
-  if '://' in os.fspath(workdir):
+  if not os.fspath(folder):
+    raise UserError(f'{name} is empty. Give --{name} the name of a folder.')
+  if '://' in os.fspath(folder):
     raise UserError(
-      f'workdir = {str(workdir)!r} is in an object store, where lctx cannot '
-      'write yet. Give --workdir a local folder, and copy or mount it.'
+      f'{name} = {str(folder)!r} is in an object store, where lctx cannot '
+      f'write yet. Give --{name} a local folder, and copy or mount it.'
     )
-  path = Path(workdir).expanduser()
+  path = Path(folder).expanduser()
   try:
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
       pass
   except OSError as error:
     raise UserError(
-      f'workdir = {str(workdir)!r} cannot be written: {error.strerror}. '
-      'Checkpoints and logs go there. Give --workdir a folder that you may '
-      'write, or a new name beside one.'
+      f'{name} = {str(folder)!r} cannot be written: {error.strerror}. Give '
+      f'--{name} a folder that you may write, or a new name beside one.'
     ) from error
   return path
 

@@ -48,8 +48,12 @@ class Loaded:
   ) -> str | list[str]:
     """What the model writes after a prompt, or after each of several.
 
-    Each goes on `after` what was read before, if that is given. Raises
-    ValueError for a prompt that the tokenizer cannot spell.
+    Each goes on `after` what was read before, if that is given.
+
+    Raises:
+      ValueError: a prompt that the tokenizer cannot spell, or too long a text
+        for absolute positions.
+      UserError: `after` is the memory of another model.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
     tokens = self.stream(
@@ -71,7 +75,10 @@ class Loaded:
     seed: int = 0,
     after: Remembered | None = None,
   ) -> Iterator[np.ndarray]:
-    """New tokens as they come, int32 [prompts] each; None: for ever."""
+    """New tokens as they come, int32 [prompts] each; None: for ever.
+
+    Raises what `generate` raises.
+    """
     request = decode.Request(
       [self._ids(text, after) for text in prompts],
       max_new_tokens,
@@ -102,7 +109,10 @@ class Loaded:
   def score(
     self, text: str | bytes, *, after: Remembered | None = None
   ) -> np.ndarray:
-    """Nats of every token of a text, given all before it: float32 [tokens]."""
+    """Nats of every token of a text, given all before it: float32 [tokens].
+
+    Raises what `generate` raises, and ValueError for a text without a token.
+    """
     ids, segment = self._ids(text, after), self.config.data.segment
     return decode.score(self.model, self.params, ids, segment, after=after)
 
@@ -112,11 +122,14 @@ class Loaded:
     """What the model remembers of a text, read `after` another one.
 
     Reading A and then B is reading A + B, as far as the tokenizer spells both
-    ways alike: text is spelled for each call.
+    ways alike: text is spelled for each call. A memory is of this model alone,
+    `declared` and `trimmed` ones included. Raises what `generate` raises.
     """
     ids, segment = self._ids(text, after), self.config.data.segment
     reading.check_tokens(self.model, [ids])
-    known, hashed = (after.tokens, after.text) if after else (0, '')
+    known, text_hash = 0, ''
+    if after is not None:
+      known, text_hash = after.tokens, after.text_hash
     self.model.check_length(known + len(ids), 'What is read')
     with tqdm(
       total=len(ids), unit=' tokens', delay=2, disable=None, dynamic_ncols=True
@@ -128,26 +141,32 @@ class Loaded:
 
       read = self.model, self.params, [ids], segment, after
       _, state = reading.read(*read, told)
-    text_hash = memory_file.grown(hashed, ids)
+    text_hash = memory_file.grown(text_hash, ids)
     return Remembered(state, known + len(ids), text_hash, self.maker)
 
   @functools.cached_property
   def maker(self) -> dict[str, str]:
-    """What a memory depends on: hashes of the model and of its tokenizer."""
+    """All that a memory depends on, by name: what made it, and can use it."""
     model = configs.to_json(self.model)
-    del model['compute'], model['dropout']
-    body = {
-      'model': model,
-      'segment': self.config.data.segment,
-      'params': table(self.params),
+    for name in ('compute', 'dropout', 'memory', 'position'):
+      del model[name]
+    return {
+      'memory': str(self.model.memory),
+      'position': str(self.model.position),
+      'segment': str(self.config.data.segment),
+      'dtype': self.model.compute.dtype,
+      'rest of the model': memory_file.hash_of(model),
+      'parameters': memory_file.hash_of(table(self.params)),
+      'tokenizer': str(self.codec),
     }
-    return {'model': memory_file.hash_of(body), 'tokenizer': str(self.codec)}
 
   def _ids(self, text: str | bytes, after: Remembered | None) -> np.ndarray:
     """With the start mark, where nothing was read before."""
     if after is None:
       return self.encode(text)
-    memory_file.check_maker(after.maker, self.maker, 'What was read before')
+    memory_file.check_maker(
+      after.maker, self.maker, 'The memory to go on after'
+    )
     return self.codec.encode(text)
 
   def encode(self, text: str | bytes) -> np.ndarray:

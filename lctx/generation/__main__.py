@@ -51,7 +51,7 @@ AFTER = flags.DEFINE_string(
 SAVE_MEMORY = flags.DEFINE_string(
   'save_memory',
   None,
-  'only read, and write what is remembered of the prompt to this file',
+  'only read: a file for what is remembered of the prompt; writes no text',
 )
 SEED = flags.DEFINE_integer('seed', 0, 'the same seed writes the same text')
 
@@ -73,8 +73,10 @@ def main(overrides: command.Overrides) -> None:
     files = [Path(name).read_bytes() for name in PROMPT_FILE.value]
   prompts = [*map(os.fsencode, PROMPT.value), *files] or [b'']
   loaded = lctx.load(WORKDIR.value, checkpoint=CHECKPOINT.value)
-  after = AFTER.value and lctx.load_memory(AFTER.value, loaded)
-  if SAVE_MEMORY.value:
+  after = None
+  if AFTER.value is not None:
+    after = lctx.load_memory(AFTER.value, loaded)
+  if SAVE_MEMORY.value is not None:
     _remember(loaded, prompts, after)
     return
   with checking():
@@ -94,21 +96,23 @@ def main(overrides: command.Overrides) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _remember(loaded: lctx.Loaded, prompts: list[bytes], after) -> None:
+def _remember(
+  loaded: lctx.Loaded, prompts: list[bytes], after: lctx.Remembered | None
+) -> None:
+  file = memory_file.check_writable(
+    SAVE_MEMORY.value
+  )  # before the text is read
   if len(prompts) > 1:
     raise UserError(
       f'--save_memory={SAVE_MEMORY.value} is for one text, but there are '
       f'{len(prompts)} prompts. Read them one at a time, each --after the file '
       'of the one before.'
     )
-  memory_file.check_writable(SAVE_MEMORY.value)  # before the text is read
   with checking():
     memory = loaded.read(prompts[0], after=after)
-  lctx.save_memory(memory, SAVE_MEMORY.value)
-  print(
-    f'wrote {SAVE_MEMORY.value}: {memory.tokens:,} tokens in '
-    f'{memory.num_bytes:,} bytes'
-  )
+  lctx.save_memory(memory, file)
+  size = file.stat().st_size
+  print(f'wrote {file}: {memory.tokens:,} tokens in {size:,} bytes')
 
 
 def _show_as_it_comes(codec: Codec, tokens: Iterator[np.ndarray]) -> None:

@@ -105,7 +105,11 @@ def score(
   many as is fastest. Raises ValueError for fewer than two tokens, or none after
   others, and for a token outside the vocabulary.
   """
-  if len(ids) < 2 - (after is not None):
+  if after is not None and not len(ids):
+    raise ValueError(
+      'There is nothing to score after what was read. Give at least one token.'
+    )
+  if len(ids) < 2 and after is None:
     raise ValueError(
       f'There are {len(ids)} tokens to score, but the first only says where '
       'the text begins. Give the start mark and at least one token after it.'
@@ -113,10 +117,9 @@ def score(
   check_tokens(model, [ids])
   known = 0 if after is None else after.tokens
   model.check_length(known + len(ids) - 1, 'The text')
-  reader, state = begin(model, params, 1, segment)
+  reader, state = begin(model, params, 1, segment, after)
   nll, filled = [], filled_of(after, segment)
   if after is not None:
-    state = after.rows(1)
     first_BT = np.asarray(ids[:1])[None]
     nll.append(np.asarray(_nll(reader, state.hidden_BD[:, None], first_BT))[0])
   width = width or piece_width([ids], segment)

@@ -1,30 +1,34 @@
 """What a model remembers of a text, as a file: to go on from anywhere.
 
 A `.safetensors` file of the arrays of a `Remembered`, by name, with what made
-it: the model and its parameters, the tokenizer, and the text by its hash.
+it and their checksums. Its text is known by a hash of the token ids, which
+tells texts apart and is no proof against forgery.
 """
 
 import hashlib
 import json
-import tempfile
+import os
 from pathlib import Path
 
 import jax
 import numpy as np
 from safetensors import SafetensorError, flax, safe_open
 
-from lctx.checksum import named_leaves
+from lctx.checksum import named_leaves, sealed, table, unsealed
 from lctx.data.files import write_whole
-from lctx.errors import UserError, checking
+from lctx.errors import UserError, checking, writable
 from lctx.generation.reading import Remembered, State
 
 FORMAT = 'lctx memory 1'
-PRIME, BASE = 2**127 - 1, 0x9E3779B97F4A7C15F39CC0605CEDC835
+PRIME, BASE = 2**127 - 1, 0x9E3779B97F4A7C15F39CC0605CEDC835  # odd, arbitrary
 
 
-def grown(text: str, ids: np.ndarray) -> str:
-  """The hash of a text and `ids` behind it, however it was cut before."""
-  number = int(text or '0', 16)
+def grown(text_hash: str, ids: np.ndarray) -> str:
+  """The hash of a text with `ids` behind it: a polynomial of all ids.
+
+  However a text is cut, its hash is the same; that of nothing is ''.
+  """
+  number = int(text_hash or '0', 16)
   for token in ids.tolist():
     number = (number * BASE + token + 1) % PRIME
   return f'{number:032x}'
@@ -35,24 +39,31 @@ def save_memory(remembered: Remembered, path: str | Path) -> None:
 
   Raises UserError where it cannot be written.
   """
-  about = {
-    'format': FORMAT,
-    'tokens': str(remembered.tokens),
-    'text': remembered.text,
-    'maker': json.dumps(remembered.maker),
-  }
+  whole = check_writable(path)
+  about = sealed(
+    {
+      'tokens': remembered.tokens,
+      'text': remembered.text_hash,
+      'maker': remembered.maker,
+      'arrays': table(remembered.state),
+    }
+  )
   arrays = jax.device_get(named_leaves(remembered.state))
   with checking():
-    write_whole(Path(path).expanduser(), flax.save(arrays, about))
+    write_whole(whole, flax.save(arrays, {FORMAT: json.dumps(about)}))
 
 
-def check_writable(path: str | Path) -> None:
-  """Raises UserError where `save_memory` could not write to `path`."""
-  folder = Path(path).expanduser().parent
-  with checking():
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-      pass
+def check_writable(path: str | Path) -> Path:
+  """The file's whole path. Raises UserError where it could not be written."""
+  if not os.fspath(path) or Path(path).expanduser().is_dir():
+    raise UserError(
+      f'The memory file {os.fspath(path)!r} is a folder or has no name. Name a '
+      'file, such as book.safetensors.'
+    )
+  if '://' in os.fspath(path):
+    writable(path, 'save_memory')  # which says why not
+  path = Path(path).expanduser()
+  return writable(path.parent, 'save_memory') / path.name
 
 
 def read_memory(
@@ -63,32 +74,48 @@ def read_memory(
   `empty`: the state of one row that has read nothing, or its shapes.
 
   Raises:
-    UserError: no such file, no memory, or one that another model made.
+    UserError: no such file, no memory, damaged, or made by another model.
   """
   path = Path(path).expanduser()
   if not path.is_file():
     raise UserError(
-      f'There is no file {path}. Give one that lctx.save_memory wrote.'
+      f'There is no file {str(path)!r}. Give one that lctx.save_memory wrote.'
     )
-  try:
-    with safe_open(path, framework='flax') as file:
-      about, names = file.metadata() or {}, file.keys()
-      arrays = {name: file.get_tensor(name) for name in names}
-  except (SafetensorError, OSError) as error:
-    raise UserError(
-      f'{path} is damaged or no .safetensors file: {error}. Copy it again, or '
-      'read the text again.'
-    ) from error
-  if about.get('format') != FORMAT:
-    raise UserError(
-      f'{path} is of the format {about.get("format")!r}, and {FORMAT!r} is '
-      'needed. Give a file that lctx.save_memory of this version wrote.'
-    )
-  check_maker(json.loads(about['maker']), maker, f'The memory in {path}')
-  _check_shapes(path, arrays, named_leaves(empty))
-  leaves = [arrays[name] for name in named_leaves(empty)]
+  about, arrays = _read(path)
+  check_maker(about['maker'], maker, f'The memory in {path}')
+  wanted = named_leaves(empty)
+  assert {n: (x.dtype, x.shape) for n, x in arrays.items()} == {
+    n: (x.dtype, x.shape) for n, x in wanted.items()
+  }, 'the maker says less than it should'
+  leaves = [arrays[name] for name in wanted]
   state = jax.tree.unflatten(jax.tree.structure(empty), leaves)
-  return Remembered(state, int(about['tokens']), about['text'], maker)
+  return Remembered(state, about['tokens'], about['text'], maker)
+
+
+def _read(path: Path) -> tuple[dict, dict]:
+  """What a file says of itself, and its arrays by name."""
+  try:
+    with checking(), safe_open(path, framework='flax') as file:
+      about, names = (file.metadata() or {}).get(FORMAT), file.keys()
+      arrays = {name: file.get_tensor(name) for name in names}
+    about = about and json.loads(about)
+  except (SafetensorError, json.JSONDecodeError) as error:
+    raise _damaged(path) from error
+  if about is None:
+    raise UserError(
+      f'{path} is not of the format {FORMAT!r}. Give a file that '
+      'lctx.save_memory of this version wrote.'
+    )
+  if not unsealed(about) or table(arrays) != about['arrays']:
+    raise _damaged(path)
+  return about, arrays
+
+
+def _damaged(path: Path) -> UserError:
+  return UserError(
+    f'{path} is damaged or no .safetensors file. Copy it again, or read the '
+    'text again.'
+  )
 
 
 def hash_of(body: dict) -> str:
@@ -96,25 +123,17 @@ def hash_of(body: dict) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def check_maker(saved: dict, maker: dict, what: str) -> None:
+def check_maker(
+  saved: dict[str, str], maker: dict[str, str], what: str
+) -> None:
   """Raises UserError where another model than `maker` made a memory."""
-  for name in maker:
-    if saved.get(name) != maker[name]:
-      raise UserError(
-        f'{what} was made with another {name}: {saved.get(name)} there and '
-        f'{maker[name]} here. Use it with the model that read the text, or '
-        'read the text again.'
-      )
-
-
-def _check_shapes(path, arrays, wanted):
-  for name in sorted({*arrays, *wanted}):
-    there, here = (
-      f'{x.dtype} {list(x.shape)}' if x is not None else 'nothing'
-      for x in (arrays.get(name), wanted.get(name))
+  differ = [
+    f'{name} is {saved.get(name)} there and {maker.get(name)} here'
+    for name in sorted({*saved, *maker})
+    if saved.get(name) != maker.get(name)
+  ]
+  if differ:
+    raise UserError(
+      f'{what} is of another model: {"; ".join(differ)}. Use the model that '
+      'read the text, or read the text again.'
     )
-    if there != here:
-      raise UserError(
-        f'The memory in {path} does not fit: {name} is {there} there and '
-        f'{here} here. Load the model as it was when it read the text.'
-      )

@@ -50,7 +50,7 @@ class Remembered:
 
   state: State  # of one row
   tokens: int  # read so far, the start mark included
-  text: str  # a hash of them
+  text_hash: str  # of their ids, however they were cut
   maker: dict[str, str]
 
   @property
@@ -72,11 +72,18 @@ class Remembered:
 
 
 def begin(
-  model: Decoder, params: Params, num_rows: int, segment: int
+  model: Decoder,
+  params: Params,
+  num_rows: int,
+  segment: int,
+  after: Remembered | None = None,
 ) -> tuple[Reader, State]:
-  """A reader, and the state of rows that have read nothing."""
+  """A reader, and the state of rows that have read nothing, or go on `after`
+  what was read."""
   fast = model.for_inference().for_decoding()
   reader = Reader(fast, params, _scores(fast, params, segment))
+  if after is not None:
+    return reader, after.rows(num_rows)
   dtype, embed = model.compute.jax_dtype, model.embed
   state = State(
     carry=fast.open(num_rows, segment),
@@ -101,9 +108,7 @@ def read(
   Of every piece, `told` gets the tokens of the longest prompt in it, and the
   state behind it.
   """
-  reader, state = begin(model, params, len(prompts), segment)
-  if after is not None:
-    state = after.rows(len(prompts))
+  reader, state = begin(model, params, len(prompts), segment, after)
   width = piece_width(prompts, segment)
   for piece in pieces(prompts, segment, width, filled_of(after, segment)):
     _, state = read_piece(reader, state, piece)
@@ -122,7 +127,8 @@ class Piece:
 
   tokens_BT: Array | np.ndarray
   document_BT: Array | np.ndarray
-  start: int = struct.field(pytree_node=False)  # slot in the open segment
+  slot: int  # of the first token in the open segment
+  start: int | None = struct.field(pytree_node=False)  # that, where few occur
 
 
 def pieces(
@@ -130,20 +136,29 @@ def pieces(
 ) -> Iterator[Piece]:
   """The rows in pieces of at most `width` that end where segments end.
 
-  `filled` tokens are in the first segment already.
+  `filled` tokens are in the first segment already. What fits behind them comes
+  in powers of two: programs for any number of them are few then.
   """
   longest = max(len(row) for row in rows)
-  for begin in range(-filled, longest, segment):
-    end = min(begin + segment, longest)
-    for here in range(max(begin, 0), end, width):
-      there = min(here + width, begin + segment)
-      tokens_BT = np.zeros((len(rows), there - here), np.int32)
-      document_BT = np.full_like(tokens_BT, EMPTY)
-      for b, row in enumerate(rows):
-        part = row[here:there]
-        tokens_BT[b, : len(part)] = part
-        document_BT[b, : len(part)] = 0
-      yield Piece(tokens_BT, document_BT, here - begin)
+  here, opened = 0, min(segment - filled, longest) if filled else 0
+  while here < opened:
+    size = 1 << (opened - here).bit_length() - 1
+    yield Piece(*_part(rows, here, here + size), filled + here, None)
+    here += size
+  for first in range(opened, longest, segment):
+    for here in range(first, min(first + segment, longest), width):
+      part = _part(rows, here, min(here + width, first + segment))
+      yield Piece(*part, here - first, here - first)
+
+
+def _part(rows: list[np.ndarray], start: int, stop: int):
+  tokens_BT = np.zeros((len(rows), stop - start), np.int32)
+  document_BT = np.full_like(tokens_BT, EMPTY)
+  for b, row in enumerate(rows):
+    part = row[start:stop]
+    tokens_BT[b, : len(part)] = part
+    document_BT[b, : len(part)] = 0
+  return tokens_BT, document_BT
 
 
 def piece_width(rows: list[np.ndarray], segment: int) -> int:
@@ -156,12 +171,14 @@ def check_tokens(model: Decoder, rows: list[np.ndarray]) -> None:
   """Raises ValueError for what the model has no embedding for."""
   for b, row in enumerate(rows):
     row = np.asarray(row)
+    if not row.size:
+      continue
     if row.ndim != 1 or row.dtype.kind not in 'iu':
       raise ValueError(
         f'Prompt {b} is a {row.dtype} array of shape {row.shape}, but must be '
         "one row of token ids. Encode text with the model's tokenizer first."
       )
-    low, high = row.min(initial=0), row.max(initial=0)
+    low, high = row.min(), row.max()
     if low < 0 or high >= model.embed.vocab:
       raise ValueError(
         f'Prompt {b} has token ids from {low} to {high}, but the model knows '
@@ -175,7 +192,9 @@ def read_piece(
   reader: Reader, state: State, piece: Piece
 ) -> tuple[Array, State]:
   """Hidden states of one piece, and the state after it."""
-  at = segment_coords(piece.document_BT, piece.start)
+  at = segment_coords(piece.document_BT, piece.start or 0)
+  if piece.start is None:
+    at = at.replace(start=None).shifted(-piece.slot)
   at = at.replace(segment=jnp.zeros_like(at.segment))
   hidden_BTD, carry = advance(reader, state.carry, piece.tokens_BT, at)
   valid_BT = piece.document_BT >= 0

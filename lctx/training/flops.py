@@ -17,7 +17,7 @@ from lctx.models.vocabulary import Embedding
 from lctx.patterns.base import Pattern, visible
 from lctx.types import join, segment_coords
 
-SAMPLED = 64  # queries whose keys are counted one by one
+SAMPLED = 256  # queries whose keys are counted one by one
 
 # Dense bfloat16 operations per second of one jax device, as published by the
 # maker. The first entry whose words all occur in `device_kind` counts.
@@ -106,8 +106,9 @@ def keys_seen(
 ) -> float:
   """Keys that a query sees, on average; (T + 1) / 2 + M if causal.
 
-  Memory is full, and its document began with it. Of a pattern with more of a
-  rule than its reach, `SAMPLED` queries of the segment stand for all.
+  Memory is full, its document began with it, and no token has a role. Where a
+  pattern leaves out some keys within its reach, `SAMPLED` queries, drawn from
+  the segment, stand for all.
   """
   if not pattern.is_reach:
     return _keys_allowed(pattern, num_heads, segment, memory)
@@ -126,12 +127,18 @@ def _keys_allowed(
   own = segment_coords(jnp.zeros((1, segment), jnp.int32))
   past = segment_coords(jnp.zeros((1, memory), jnp.int32), start=-memory)
   own = own.replace(offset=own.offset + memory)
-  count = min(segment, SAMPLED)
-  some = np.linspace(0, segment - 1, count).round().astype(np.int32)
-  q_at = jax.tree.map(lambda x: x[:, some], own).replace(start=None)
+  count = min(segment, SAMPLED)  # one of each stretch, at no regular distance
+  places = np.arange(count) + np.random.default_rng(0).random(count)
+  some = (places * segment / count).astype(np.int32)
+  if count == segment:
+    some = np.arange(segment)
   k_at = join(past, own).replace(start=None)
-  seen = visible(pattern, q_at, k_at, jnp.arange(num_heads))
-  return float(seen.sum(axis=-1).mean())
+  seen = 0
+  for few in np.array_split(some, -(-count // 64)):  # of memory, too
+    q_at = jax.tree.map(lambda x, few=few: x[:, few], own).replace(start=None)
+    shown = visible(pattern, q_at, k_at, jnp.arange(num_heads))
+    seen += float(shown.sum(axis=-1).mean(axis=0).sum())
+  return seen / count
 
 
 def utilisation(

@@ -10,17 +10,23 @@ from safetensors.numpy import save_file
 
 import lctx
 from lctx.data.byte_codec import ByteCodec
-from lctx.generation.memory_file import grown
-from lctx.positions import Learned
+from lctx.generation import reading
+from lctx.generation.memory_file import check_writable, grown
+from lctx.memory import Memory, ProjectedXLCache, TransientGlobal, XLCache
+from lctx.positions import Learned, Rope
 
 A, B = 'The whale swam under the ship, ', 'and the captain saw it.'
-GREEDY = lctx.Sampling(temperature=0)
+GREEDY = lctx.Sampling(temperature=0, repetition_penalty=1.7)
 
 
-def loaded_of(*, seed=0, segment=8, codec=None, dtype='float32', **fields):
+def loaded_of(
+  *, seed=0, segment=8, codec=None, dtype='float32', memory=None, **fields
+):
   """A model whose every parameter matters, as `lctx.load` gives one."""
   model = tiny.transformer_xl(vocab=256, **fields)
-  model = dataclasses.replace(model, compute=lctx.Compute(dtype))
+  model = dataclasses.replace(
+    model, compute=lctx.Compute(dtype), memory=memory or model.memory
+  )
   lanes = lctx.Lanes(lctx.Text('x'), segment=segment)
   config = lctx.Config(model, lanes, lctx.Adam())
   params = tiny.large_params(model, seed)
@@ -34,12 +40,33 @@ def loaded():
 
 
 def same(found, wanted, close):
-  assert (found.tokens, found.text) == (wanted.tokens, wanted.text)
+  """Slots that hold nothing may hold anything."""
+  assert (found.tokens, found.text_hash) == (wanted.tokens, wanted.text_hash)
+  np.testing.assert_array_equal(found.state.seen_BV, wanted.state.seen_BV)
   close(found.state.hidden_BD, wanted.state.hidden_BD)
-  memories = found.state.carry.memory, wanted.state.carry.memory
-  jax.tree.map(close, *memories)
-  shown = (r.state.carry.open.at.document for r in (found, wanted))
-  np.testing.assert_array_equal(*shown)
+  carries = found.state.carry, wanted.state.carry
+  jax.tree.map(close, *(carry.memory for carry in carries))
+  held, others = (carry.open.at.document >= 0 for carry in carries)
+  np.testing.assert_array_equal(held, others)
+  for name in ('x', 'k', 'v'):
+    close(*(getattr(carry.open, name)[held] for carry in carries))
+
+
+@pytest.mark.parametrize(
+  'memory',
+  [
+    Memory(),
+    XLCache(20, same_length=True),
+    ProjectedXLCache(5),
+    TransientGlobal(4, causal=True),
+  ],
+  ids=lambda memory: type(memory).__name__,
+)
+def test_any_memory_reads_on_and_fits_in_a_file(memory, tmp_path, close):
+  some = loaded_of(memory=memory, position=Rope())
+  lctx.save_memory(some.read(A[:11]), tmp_path / 'memory')
+  first = lctx.load_memory(tmp_path / 'memory', some)
+  same(some.read(A[11:] + B, after=first), some.read(A + B), close)
 
 
 @pytest.mark.parametrize('cut', [1, 9, 15, 23, 30])
@@ -62,9 +89,19 @@ def test_a_memory_may_branch_and_is_never_used_up(loaded):
   assert len(set(ways)) > 1
 
 
+def test_reading_on_compiles_few_programs(loaded):
+  memory, compiled = loaded.read(A), reading.read_piece._cache_size()
+  for n in range(1, 24):
+    memory = loaded.read('x' * (n % 3 + 1), after=memory)
+  assert reading.read_piece._cache_size() <= compiled + 3
+
+
 def test_what_follows_is_scored_as_in_one_text(loaded, close):
-  whole = loaded.score(A + B)
-  close(loaded.score(B, after=loaded.read(A)), whole[-len(B) :])
+  whole, memory = loaded.score(A + B), loaded.read(A)
+  close(loaded.score(B, after=memory), whole[-len(B) :])
+  close(loaded.score(B[:1], after=memory), whole[-len(B) :][:1])
+  with pytest.raises(ValueError, match='nothing to score'):
+    loaded.score('', after=memory)
   assert not np.allclose(loaded.score(B), whole[-len(B) :], atol=0.1)
 
 
@@ -73,7 +110,8 @@ def test_a_file_holds_all_of_it(loaded, tmp_path, close):
   lctx.save_memory(memory, tmp_path / 'whale.safetensors')
   back = lctx.load_memory(tmp_path / 'whale.safetensors', loaded_of())
   jax.tree.map(np.testing.assert_array_equal, back.state, memory.state)
-  assert (back.tokens, back.text) == (memory.tokens, memory.text)
+  assert back.tokens == memory.tokens == len(A) + 1
+  assert back.text_hash == memory.text_hash
   close(loaded.score(B, after=back), loaded.score(B, after=memory))
   size = (tmp_path / 'whale.safetensors').stat().st_size
   assert memory.num_bytes < size < memory.num_bytes + 10_000
@@ -92,11 +130,13 @@ def test_half_precision_survives_a_file(tmp_path):
 @pytest.mark.parametrize(
   'other, words',
   [
-    ({'seed': 1}, ['another model']),
-    ({'memory_length': 7}, ['another model']),
-    ({'segment': 4}, ['another model']),
-    ({'codec': ByteCodec([*range(1, 256), 0])}, ['another tokenizer', 'hash']),
-    ({'dtype': 'bfloat16'}, ['does not fit', 'bfloat16', 'float32']),
+    ({'seed': 1}, ['parameters is']),
+    ({'memory_length': 7}, ['memory is XLCache(length=6', 'XLCache(length=7']),
+    ({'segment': 4}, ['segment is 8 there and 4 here']),
+    ({'codec': ByteCodec([*range(1, 256), 0])}, ['tokenizer is bytes', 'hash']),
+    ({'dtype': 'bfloat16'}, ['dtype is float32 there and bfloat16 here']),
+    ({'pre_norm': True}, ['rest of the model is']),
+    ({'position': Rope()}, ['position is RelativeXL', 'Rope']),
   ],
   ids=lambda x: ' '.join(x),
 )
@@ -111,23 +151,42 @@ def test_the_memory_of_another_model_is_refused_by_name(
 
 
 def test_another_model_does_not_go_on_from_a_memory(loaded):
-  for use in ('read', 'score', 'generate'):
-    with pytest.raises(lctx.UserError, match='another model'):
-      getattr(loaded_of(seed=1), use)(B, after=loaded.read(A))
+  for other in (loaded_of(seed=1), loaded_of(dtype='bfloat16')):
+    for use in ('read', 'score', 'generate'):
+      with pytest.raises(lctx.UserError, match='of another model'):
+        getattr(other, use)(B, after=loaded.read(A))
 
 
 def test_what_is_no_memory_is_refused(loaded, tmp_path):
   (tmp_path / 'text').write_text('whale')
   save_file({'x': np.zeros(2)}, tmp_path / 'weights')
+  lctx.save_memory(loaded.read(A), tmp_path / 'memory')
+  whole = (tmp_path / 'memory').read_bytes()
+  (tmp_path / 'cut').write_bytes(whole[: len(whole) // 2])
+  flipped = bytearray(whole)
+  flipped[len(whole) // 2] ^= 1
+  (tmp_path / 'flipped').write_bytes(flipped)
+  (tmp_path / 'other').write_bytes(whole.replace(b'tokens', b'tokons', 1))
   for name, words in (
     ('nothing', 'no file'),
     ('text', 'damaged'),
-    ('weights', "format None, and 'lctx memory 1'"),
+    ('cut', 'damaged'),
+    ('flipped', 'damaged'),
+    ('other', 'damaged'),
+    ('weights', "not of the format 'lctx memory 1'"),
+    ('', 'no file'),
   ):
     with pytest.raises(lctx.UserError, match=words):
       lctx.load_memory(tmp_path / name, loaded)
-  with pytest.raises(lctx.UserError):
-    lctx.save_memory(loaded.read(A), tmp_path / 'text' / 'memory')
+
+
+def test_a_file_that_cannot_be_written_is_told_before_reading(loaded, tmp_path):
+  (tmp_path / 'text').write_text('whale')
+  for path in (tmp_path, '', tmp_path / 'text/memory', 'gs://bucket/memory'):
+    with pytest.raises(lctx.UserError):
+      check_writable(path)
+  with pytest.raises(lctx.UserError, match='is a folder'):
+    lctx.save_memory(loaded.read(A), tmp_path)
 
 
 def test_the_hash_of_a_text_knows_no_cuts():
