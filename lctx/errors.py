@@ -40,30 +40,39 @@ def checking() -> Iterator[None]:
     raise UserError(str(error)) from error
 
 
-def writable(folder: str | os.PathLike, name: str = 'workdir') -> Path:
-  """The folder, made if it was missing and known to be writable.
+def writable(workdir: str | os.PathLike) -> Path:
+  """The folder of that name, made if it was missing and known to be writable.
 
-  Raises UserError where it cannot be made or written; `name` is what the user
-  knows it by.
+  Raises UserError where it cannot be made or written.
   """
-  if not os.fspath(folder):
-    raise UserError(f'{name} is empty. Give --{name} the name of a folder.')
-  if '://' in os.fspath(folder):
-    raise UserError(
-      f'{name} = {str(folder)!r} is in an object store, where lctx cannot '
-      f'write yet. Give --{name} a local folder, and copy or mount it.'
-    )
-  path = Path(folder).expanduser()
+  if not os.fspath(workdir):
+    raise UserError('workdir is empty. Give --workdir the name of a folder.')
+  check_local(workdir, 'workdir')
   try:
-    path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path):
-      pass
+    return made(workdir)
   except OSError as error:
     raise UserError(
-      f'{name} = {str(folder)!r} cannot be written: {error.strerror}. Give '
-      f'--{name} a folder that you may write, or a new name beside one.'
+      f'workdir = {str(workdir)!r} cannot be written: {error.strerror}. '
+      'Checkpoints and logs go there. Give --workdir a folder that you may '
+      'write, or a new name beside one.'
     ) from error
-  return path
+
+
+def check_local(path: str | os.PathLike, name: str) -> None:
+  """Raises UserError for a place in an object store; `name` is its flag's."""
+  if '://' in os.fspath(path):
+    raise UserError(
+      f'{name} = {str(path)!r} is in an object store, where lctx cannot '
+      f'write yet. Give --{name} a local place, and copy or mount it.'
+    )
+
+
+def made(folder: str | os.PathLike) -> Path:
+  """Made if it was missing. Raises OSError where nothing can be written."""
+  path = Path(folder).expanduser()
+  path.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryFile(dir=path):
+    return path
 
 
 def _about_file(error: OSError) -> str:

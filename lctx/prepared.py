@@ -85,7 +85,9 @@ def _check_metric(metric: str) -> None:
     )
 
 
-def _check_scorable(valid: data.Store, codec: data.Codec, config: Config):
+def _check_scorable(
+  valid: data.Store, codec: data.Codec, config: Config
+) -> None:
   """The first token of a document opens it; the others are predicted."""
   metric, limit = config.checkpoint.metric, config.train.valid_tokens
   counts = {

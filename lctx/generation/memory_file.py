@@ -16,7 +16,7 @@ from safetensors import SafetensorError, flax, safe_open
 
 from lctx.checksum import named_leaves, sealed, table, unsealed
 from lctx.data.files import write_whole
-from lctx.errors import UserError, checking, writable
+from lctx.errors import UserError, check_local, checking, made
 from lctx.generation.reading import Remembered, State
 
 FORMAT = 'lctx memory 1'
@@ -60,10 +60,9 @@ def check_writable(path: str | Path) -> Path:
       f'The memory file {os.fspath(path)!r} is a folder or has no name. Name a '
       'file, such as book.safetensors.'
     )
-  if '://' in os.fspath(path):
-    writable(path, 'save_memory')  # which says why not
-  path = Path(path).expanduser()
-  return writable(path.parent, 'save_memory') / path.name
+  check_local(path, 'save_memory')
+  with checking():
+    return made(Path(path).parent) / Path(path).name
 
 
 def read_memory(

@@ -130,10 +130,8 @@ def _keys_allowed(
   count = min(segment, SAMPLED)  # one of each stretch, at no regular distance
   places = np.arange(count) + np.random.default_rng(0).random(count)
   some = (places * segment / count).astype(np.int32)
-  if count == segment:
-    some = np.arange(segment)
   k_at = join(past, own).replace(start=None)
-  seen = 0
+  seen = 0.0
   for few in np.array_split(some, -(-count // 64)):  # of memory, too
     q_at = jax.tree.map(lambda x, few=few: x[:, few], own).replace(start=None)
     shown = visible(pattern, q_at, k_at, jnp.arange(num_heads))
