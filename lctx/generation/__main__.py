@@ -99,9 +99,15 @@ def main(overrides: command.Overrides) -> None:
 def _remember(
   loaded: lctx.Loaded, prompts: list[bytes], after: lctx.Remembered | None
 ) -> None:
-  file = memory_file.check_writable(
-    SAVE_MEMORY.value
-  )  # before the text is read
+  writing = MAX_NEW_TOKENS, TEMPERATURE, TOP_K, TOP_P, MIN_P
+  for flag in (*writing, REPETITION_PENALTY, SEED):
+    if flag.value != flag.default:
+      raise UserError(
+        f'--{flag.name} has no effect with --save_memory, which only reads. '
+        'Leave it out, and write in a second call, --after the file.'
+      )
+  # Before the text is read, which may take long.
+  file = memory_file.check_writable(SAVE_MEMORY.value)
   if len(prompts) > 1:
     raise UserError(
       f'--save_memory={SAVE_MEMORY.value} is for one text, but there are '
