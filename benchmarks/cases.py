@@ -90,7 +90,7 @@ def train_step(case: Case) -> tuple[Callable[[], object], dict]:
   batch = random_batch(case)
   step = make_step(model, transform, case.train, case.segment)
   compiled, about = compile_timed(lambda: step.lower(abstract, batch))
-  held = [initial_state(model, transform, 0, abstract)]
+  held = [initial_state(model, transform, 0, case.rows, abstract)]
 
   def call():
     held[0], metrics = compiled(held[0], batch)

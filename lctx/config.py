@@ -135,12 +135,13 @@ def read(
 
 def _check_effects(model: Decoder) -> None:
   """Raises ValueError for an option that another one leaves without effect."""
-  if model.dropout.memory and not model.memory.length:
+  if model.dropout.memory and not model.remembers:
     name = type(model.memory).__name__.lower()
     raise ValueError(
       f'model.dropout.memory = {model.dropout.memory} drops a memory that is '
-      f'not there: model.memory = {name} with model.memory.length = 0 carries '
-      'nothing. Set the first to 0, or use model.memory=xlcache of some length.'
+      f'not there: model.memory = {name} with model.memory.length = '
+      f'{model.memory.length} carries nothing. Set the first to 0, or use '
+      'model.memory=xlcache of some length.'
     )
   if any(model.embed.tie_projections) and not model.embed.projected:
     raise ValueError(

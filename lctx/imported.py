@@ -52,7 +52,13 @@ def import_weights(
 
 
 def _state(run: Run, params: Params):
-  state = initial_state(run.model, run.transform, run.config.seed, run.abstract)
+  state = initial_state(
+    run.model,
+    run.transform,
+    run.config.seed,
+    run.config.data.rows,
+    run.abstract,
+  )
   wanted = run.abstract.params
   params = jax.tree.map(
     lambda x, a: jax.device_put(x, a.sharding), params, wanted

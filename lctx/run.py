@@ -190,7 +190,7 @@ def _begun(run: Run, restored: Restored | None) -> tuple[State, dict]:
   _log.info('%s parameters on %s', f'{count:,}', run.mesh)
   if restored is None:
     return initial_state(
-      run.model, run.transform, config.seed, run.abstract
+      run.model, run.transform, config.seed, config.data.rows, run.abstract
     ), {}
   _log.info('goes on from step %d of %s', restored.step, run.folder)
   return restored.state, restored.meta['validate']

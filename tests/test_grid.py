@@ -134,9 +134,8 @@ def beside(memory, near, sizes, params):
   def project(x):
     return tuple(jnp.einsum('bsd,dnh->bsnh', x, y) for y in (to_k, to_v))
 
-  layer = Layer(
-    x, lambda x: x, project, memory.once(param, sizes, lambda x: x), sizes
-  )
+  shared = memory.once(param, sizes, lambda x: x)
+  layer = Layer(x, lambda x: x, project, None, None, shared, sizes)
   return memory.sources(param, (), near, layer)
 
 

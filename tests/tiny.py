@@ -83,6 +83,11 @@ def loop(model, params, tokens, lengths, document=None):
   return jnp.concatenate(hidden, axis=1), carry
 
 
+def with_memory(carry, memory):
+  """A carry of equal layers with another memory."""
+  return carry.replace(layers=(carry.layers[0].replace(memory=memory),))
+
+
 @functools.partial(quick_jit, static_argnums=0)
 def log_probs(model, params, hidden):
   return model.apply({'params': params}, hidden, method='log_probs')

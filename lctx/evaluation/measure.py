@@ -114,7 +114,7 @@ def measure(
       'set eval.split to another split.'
     )
   conditions = ('own',)
-  if settings.compare and scorer.model.memory.length:  # else `table` says so
+  if settings.compare and scorer.model.remembers:  # else `table` says so
     conditions = ('own', 'none') if first.other is None else CONDITIONS
   counts, tally = Counts(codec), Tally(scorer.segment)
   for piece, nats in scorer(itertools.chain([first], pieces), conditions, poll):

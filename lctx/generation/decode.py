@@ -189,7 +189,7 @@ def append(reader: Reader, state: State, token_B: Array, stop: Array) -> State:
   """Reads one token in each row that goes on; after `stop` a row does not."""
   stopped_B = state.stopped_B | (token_B < 0)
   document_B1 = jnp.where(stopped_B, EMPTY, 0)[:, None]
-  index_B1 = reader.model.filled(state.carry)[:, None]
+  index_B1 = state.carry.open.filled[:, None]
   zeros_B1 = jnp.zeros_like(index_B1)
   at = Coords(
     index=index_B1,

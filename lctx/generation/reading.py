@@ -86,7 +86,7 @@ def begin(
     return reader, after.rows(num_rows)
   dtype, embed = model.compute.jax_dtype, model.embed
   state = State(
-    carry=fast.open(num_rows, segment),
+    carry=fast.open(params, num_rows, segment, reader.scores),
     hidden_BD=jnp.zeros((num_rows, embed.width), dtype),
     seen_BV=jnp.zeros((num_rows, embed.vocab), bool),
     stopped_B=jnp.zeros(num_rows, bool),
@@ -214,9 +214,14 @@ def advance(reader: Reader, carry: Carry, tokens_BT: Array, at: Coords):
   hidden_BTD, carry, _ = model.apply(
     {'params': reader.params}, tokens_BT, at, carry, reader.scores
   )
-  segment = carry.open.at.document.shape[-1]  # [L, B, segment]
-  full = (model.filled(carry) == segment).any()
-  return hidden_BTD, jax.lax.cond(full, model.close, lambda c: c, carry)
+  text = carry.open.text
+  full = (text.filled == text.at.length).any()
+  return hidden_BTD, jax.lax.cond(
+    full,
+    lambda carry: model.close(reader.params, carry, reader.scores),
+    lambda carry: carry,
+    carry,
+  )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

@@ -13,15 +13,29 @@ normal = nn.initializers.normal(stddev=0.02)  # Dai et al. 2019, their code
 def declare(module: nn.Module) -> Callable[..., jax.Array]:
   """`param(name, shape, axes, init=normal)` for the parameters of `module`.
 
-  `axes` name logical axes, one per dimension, never mesh axes.
+  `axes` name logical axes, one per dimension, never mesh axes. A part that asks
+  twice gets the same parameter twice.
   """
+  made = {}
 
   def param(name, shape, axes, init=normal):
-    return module.param(
-      name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
-    )
+    if name not in made:
+      made[name] = module.param(
+        name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
+      )
+    assert made[name].shape == tuple(shape), (name, made[name].shape, shape)
+    return made[name]
 
   return param
+
+
+def within(param: Callable, prefix: str) -> Callable[..., jax.Array]:
+  """A `param` for one of several parts of an owner: its names begin alike."""
+
+  def inner(name, *described):
+    return param(f'{prefix}_{name}', *described)
+
+  return inner
 
 
 class Owner(nn.Module):

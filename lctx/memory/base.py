@@ -7,7 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lctx.kernels.base import Kernel
 from lctx.kernels.source import Source
+from lctx.memory.held import Segment
 from lctx.patterns.base import Pattern
 from lctx.positions.base import Sizes
 from lctx.types import Array, Carry, Coords
@@ -16,21 +18,68 @@ from lctx.types import Array, Carry, Coords
 class Layer(NamedTuple):
   """What a memory may use of the layer that asks it.
 
-  The layer's keys and values, as they are carried, are project(norm(x)).
+  The layer's keys and values, as they are carried, are project(norm(x)), its
+  queries, scaled, queries(norm(x)).
   """
 
   x: Array  # [B, S, D] behind the keys of its own segment
   norm: Callable[[Array], Array]  # before the projections, or no change
   project: Callable[[Array], tuple[Array, Array]]
+  queries: Callable[[Array], Array]
+  kernel: Kernel
   shared: Any  # what `once` gave
   sizes: Sizes
+
+  def keys_and_values(self, x: Array) -> tuple[Array, Array]:
+    """Of states as the layer received them."""
+    return self.project(self.norm(x))
+
+
+@dataclasses.dataclass(frozen=True)
+class Around:
+  """Tokens without ids around the text of every segment; here none.
+
+  The stack owns their parameters, and asks in this order: `first` when a
+  segment begins, `last` when its text is read, `keep` when the stack has read
+  these too.
+  """
+
+  before: int = 0
+  after: int = 0
+
+  @property
+  def counts(self) -> tuple[int, int]:
+    return self.before, self.after
+
+  def initial(self, batch: int, sizes: Sizes, dtype) -> Carry:
+    """What the stack carries of rows that have read nothing."""
+    return ()
+
+  def first(
+    self, param: Callable, carry: Carry, sizes: Sizes
+  ) -> tuple[Array, Array]:
+    """States [B, before, D], and the document of each [B, before]."""
+    raise TypeError(f'{type(self).__name__} has nothing before the text')
+
+  def last(
+    self, param: Callable, carry: Carry, place: Coords, sizes: Sizes
+  ) -> Array:
+    """States [B, after, D]; `place` is that of the last token of text."""
+    raise TypeError(f'{type(self).__name__} has nothing after the text')
+
+  def keep(
+    self, param: Callable, carry: Carry, last: Array, place: Coords
+  ) -> Carry:
+    """The carry, given what the stack made of the last states."""
+    return carry
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
   """No memory: each segment stands alone. Other memories refine this.
 
-  A carry is one layer's, every leaf with leading axis B.
+  A carry is one layer's: any tree of `Held`, all leaves with leading axis B.
+  Nothing may read a state that is not of the reader's own document.
   """
 
   in_order: ClassVar[bool] = True  # all keys lie in steps known when compiling
@@ -40,20 +89,29 @@ class Memory:
     """Steps before the segment that queries can look back at."""
     return 0
 
-  def initial(self, batch: int, sizes: Sizes, dtype) -> Carry:
-    """An empty memory."""
-    return ()
+  @property
+  def around(self) -> Around:
+    """What stands around the text of every segment."""
+    return Around()
+
+  def of_layers(self, depth: int) -> tuple['Memory', ...]:
+    """The memory of each layer of a stack."""
+    return (self,) * depth
+
+  def heads(self, num_heads: int) -> int:
+    """How many heads the output projection joins, `mix` included."""
+    return num_heads
 
   def patterns(self, pattern: Pattern) -> tuple[Pattern, ...]:
     """Of each of `sources`, in a model of this pattern."""
     return (pattern,)
 
-  def summaries(self, segment: int) -> tuple[int, float]:
-    """Keys that are made of a segment of that length, beside its own.
+  def flops(self, sizes: Sizes, segment: int) -> float:
+    """Operations per token of a layer that reads segments of this length.
 
-    And how many of them a query sees on average.
+    Products only; the model counts those of keys `length` steps back.
     """
-    return 0, 0.0
+    return 0.0
 
   def check_segment(self, segment: int, field: str) -> None:
     """Raises ValueError where segments of this length, of `field`, are none."""
@@ -61,40 +119,57 @@ class Memory:
   def check(self, sizes: Sizes, pattern: Pattern, heads: Any) -> None:
     """Raises ValueError where it cannot serve such a model."""
 
+  def initial(self, batch: int, sizes: Sizes, dtype) -> Carry:
+    """An empty memory."""
+    return ()
+
   def once(self, param: Callable, sizes: Sizes, drop: Callable) -> Any:
     """What every layer shares; owned by the stack. `drop` is its dropout."""
     return None
 
+  def enter(self, param: Callable, carry: Carry, x: Array, at: Coords) -> Array:
+    """What the layer reads instead of x [B, T, D].
+
+    `param`, here and below, makes the memory's own parameters in this layer.
+    """
+    return x
+
   def sources(
     self, param: Callable, carry: Carry, near: Source, layer: Layer
   ) -> tuple[Source, ...]:
-    """All that queries look at; `near` is their own segment.
-
-    `param` makes the memory's own parameters in this layer.
-    """
+    """All that queries look at; `near` is their own segment."""
     return (near,)
 
-  def last(self, carry: Carry) -> tuple[Array, Array] | None:
-    """Where the last token read sat: document and offset [B] each.
+  def mix(
+    self, param: Callable, carry: Carry, y: Array, near: Source, layer: Layer
+  ) -> tuple[Array, Carry]:
+    """What the heads give [B, T, heads, H], and the carry.
 
-    None = it is not known, and documents begin where they are seen first.
+    `y` [B, T, N, H] is what they saw of the sources. Only a memory that any cut
+    of the text leaves alike may change the carry here.
     """
-    return None
+    return y, carry
+
+  def leave(self, param: Callable, segment: Segment) -> Array:
+    """What the next layer gets in place of the states after the text.
+
+    Asked when the segment closes, with the layer's outputs in it.
+    """
+    return segment.after
 
   def write(
-    self, carry: Carry, x: Array, k: Array, v: Array, at: Coords
+    self, param: Callable, carry: Carry, segment: Segment, layer: Layer
   ) -> tuple[Carry, Array]:
-    """The carry after this segment, and the memory's auxiliary loss."""
+    """The carry once this segment is closed, and an auxiliary loss."""
     return carry, jnp.zeros((), jnp.float32)
-
-  def forget(self, carry: Carry, rows_B: Array) -> Carry:
-    """Empties the memory of the rows where `rows_B` is true."""
-    return carry
-
-  def exchange(self, carry: Carry, rows_B: Array) -> Carry:
-    """Row b with what row `rows_B[b]` remembers: memory of another text."""
-    return jax.tree.map(lambda leaf: leaf[rows_B], carry)
 
   def for_inference(self) -> 'Memory':
     """The same memory in its cheapest form for a model that is not trained."""
     return self
+
+
+def remembers(memory: Memory, sizes: Sizes) -> bool:
+  """Whether a layer carries anything from segment to segment."""
+  carry = jax.eval_shape(lambda: memory.initial(1, sizes, jnp.float32))
+  around = jax.eval_shape(lambda: memory.around.initial(1, sizes, jnp.float32))
+  return any(leaf.size for leaf in jax.tree.leaves((carry, around)))

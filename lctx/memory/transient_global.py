@@ -91,12 +91,14 @@ class TransientGlobal(Memory):
         f'{segment}, so no block is ever full. Use a shorter block.'
       )
 
-  def summaries(self, segment):
+  def flops(self, sizes, segment):
     made = segment // self.block
-    if not self.causal:
-      return made, float(made)
-    ended = (1 + np.arange(segment)) // self.block
-    return made, float(ended.mean())
+    seen = float(made)
+    if self.causal:
+      seen = float(((1 + np.arange(segment)) // self.block).mean())
+    keys = 2 * sizes.width * sizes.key_heads * sizes.head_width
+    met = 2 * sizes.num_heads * sizes.head_width * seen
+    return 2 * keys * made / segment + 2 * met
 
   def once(self, param, sizes, drop):
     count = max(sizes.distances // self.block, 1)

@@ -9,28 +9,17 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from lctx.memory.base import Memory
+from lctx.memory.held import Held, nowhere, pushed
 from lctx.patterns.window import Window
-from lctx.types import EMPTY, Array, Coords, join, segment_coords
-
-
-@struct.dataclass
-class Cache:
-  """The last M states of a layer, oldest first, and where they sat.
-
-  `states` is x [B, M, D] as the layer received it, or its projections
-  (k, v), [B, M, K, carried key width] and [B, M, K, H].
-  """
-
-  states: Array | tuple[Array, Array]
-  at: Coords
 
 
 @dataclasses.dataclass(frozen=True)
 class XLCache(Memory):
   """Carries hidden states; each layer projects them anew for each segment.
+
+  The last `length` states x [B, M, D] as the layer received them.
 
   `same_length`: every query sees exactly `length` keys, itself included,
   instead of the whole memory and its segment so far (the staircase).
@@ -56,13 +45,12 @@ class XLCache(Memory):
     return (pattern & Window(self.length - 1) if self.same_length else pattern,)
 
   def initial(self, batch, sizes, dtype):
-    empty = jnp.full((batch, self.length), EMPTY, jnp.int32)
     states = jax.tree.map(
       lambda shape: jnp.zeros((batch, self.length, *shape), dtype),
       self._shapes(sizes),
       is_leaf=lambda shape: isinstance(shape[0], int),
     )
-    return Cache(states, segment_coords(empty, start=-self.length))
+    return Held(states, nowhere(batch, self.length))
 
   def sources(self, param, carry, near, layer):
     if self.length == 0:
@@ -70,31 +58,10 @@ class XLCache(Memory):
     k_BMNH, v_BMNH = self._keys_and_values(carry, layer)
     return (near.after(k_BMNH, v_BMNH, carry.at),)
 
-  def last(self, carry):
-    if self.length == 0:
-      return super().last(carry)
-    return carry.at.document[:, -1], carry.at.offset[:, -1]
-
-  def write(self, carry, x, k, v, at):
-    new = self._states(x, k, v)
-    length, grown = at.length, self.length + at.length
-    states = jax.tree.map(
-      lambda old, new: jnp.concatenate([old, new.astype(old.dtype)], axis=1)[
-        :, grown - self.length :
-      ],
-      carry.states,
-      new,
-    )
-    where = join(carry.at, at).take(grown - self.length, grown)
-    return Cache(states, where.shifted(length)), jnp.zeros((), jnp.float32)
-
-  def forget(self, carry, rows_B):
-    document = jnp.where(rows_B[:, None], EMPTY, carry.at.document)
-    return carry.replace(at=carry.at.replace(document=document))
-
-  def exchange(self, carry, rows_B):
-    states = jax.tree.map(lambda x: x[rows_B], carry.states)
-    return carry.replace(states=states)  # the same slots are visible
+  def write(self, param, carry, segment, layer):
+    text = segment.text
+    carry = pushed(carry, self._states(text), text.at)
+    return carry, jnp.zeros((), jnp.float32)
 
   def for_inference(self):
     return ProjectedXLCache(self.length, self.same_length)
@@ -102,16 +69,16 @@ class XLCache(Memory):
   def _shapes(self, sizes):
     return (sizes.width,)
 
-  def _states(self, x, k, v):
-    return x
+  def _states(self, segment):
+    return segment.x
 
   def _keys_and_values(self, carry, layer):
-    return layer.project(layer.norm(carry.states))
+    return layer.keys_and_values(carry.states)
 
 
 @dataclasses.dataclass(frozen=True)
 class ProjectedXLCache(XLCache):
-  """The same cache, holding what the layer made of its states.
+  """The same cache, holding what the layer made of its states: k and v.
 
   For a model whose parameters stand still: nothing is projected twice. Keys
   are kept before any rotation. In training it would be another mechanism,
@@ -121,8 +88,8 @@ class ProjectedXLCache(XLCache):
   def _shapes(self, sizes):
     return sizes.carried
 
-  def _states(self, x, k, v):
-    return k, v
+  def _states(self, segment):
+    return segment.k, segment.v
 
   def _keys_and_values(self, carry, layer):
     return carry.states

@@ -2,95 +2,30 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 
 from lctx.kernels.base import Kernel
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.layers.parameters import Owner, declare
 from lctx.memory.base import Layer, Memory
+from lctx.memory.held import Segment
+from lctx.models.carry import LayerCarry
 from lctx.models.heads import Heads
 from lctx.patterns.base import Pattern
 from lctx.positions.base import Score, Sizes
-from lctx.types import EMPTY, Array, Carry, Coords, segment_coords
+from lctx.types import Coords
 
 
-@struct.dataclass
-class Open:
-  """A segment that is not full yet; a token sits in the slot of its index."""
+class Remembered(NamedTuple):
+  """What a layer hands to its memory."""
 
-  x: Array  # [B, T, D] as the layer received it
-  k: Array  # [B, T, K, carried key width]
-  v: Array  # [B, T, K, H]
-  at: Coords
-
-  def add(self, x, k, v, at: Coords) -> 'Open':
-    """With new tokens in the slots from at.index[:, 0] on, row by row.
-
-    Tokens of the EMPTY document change nothing.
-    """
-    valid = at.document >= 0
-
-    def put(old, new):
-      def row(old, new, start, valid):
-        held = jax.lax.dynamic_slice_in_dim(old, start, new.shape[0], 0)
-        kept = valid.reshape(-1, *(1,) * (new.ndim - 1))
-        merged = jnp.where(kept, new.astype(old.dtype), held)
-        return jax.lax.dynamic_update_slice_in_dim(old, merged, start, 0)
-
-      return jax.vmap(row)(old, new, at.index[:, 0], valid)
-
-    document = put(self.at.document, at.document)
-    offset = put(self.at.offset, at.offset)
-    return Open(
-      put(self.x, x),
-      put(self.k, k),
-      put(self.v, v),
-      self.at.replace(document=document, offset=offset),
-    )
-
-  def last(
-    self, at: Coords, before: tuple[Array, Array] | None
-  ) -> tuple[Array, Array]:
-    """Document and offset [B] of the token before the first of `at`.
-
-    `before`: those of the last one that is in memory, if they are known.
-    """
-    slot_B1 = at.index[:, :1] - 1
-    found = (
-      jnp.take_along_axis(x, jnp.maximum(slot_B1, 0), axis=1)[:, 0]
-      for x in (self.at.document, self.at.offset)
-    )
-    nothing = jnp.full_like(slot_B1[:, 0], EMPTY)
-    here_B = slot_B1[:, 0] >= 0
-    return tuple(
-      jnp.where(here_B, x, y)
-      for x, y in zip(found, before or (nothing, nothing))
-    )
-
-
-@struct.dataclass
-class LayerCarry:
-  """What a layer remembers: closed segments, and the open one if any."""
-
-  memory: Carry
-  open: Open | None = None
-
-
-def open_segment(batch: int, length: int, sizes: Sizes, dtype) -> Open:
-  """An open segment that holds nothing yet."""
-  of_k, of_v = sizes.carried
-  return Open(
-    jnp.zeros((batch, length, sizes.width), dtype),
-    jnp.zeros((batch, length, *of_k), dtype),
-    jnp.zeros((batch, length, *of_v), dtype),
-    segment_coords(jnp.full((batch, length), EMPTY, jnp.int32)),
-  )
+  param: Callable  # for its parameters in this layer
+  shared: Any  # what the stack's layers share of it
 
 
 class Attention(nn.Module):
@@ -102,6 +37,7 @@ class Attention(nn.Module):
   memory: Memory
   dropout: float
   kernel: Kernel
+  around: tuple[int, int] = (0, 0)
 
   @nn.compact
   def __call__(
@@ -111,12 +47,11 @@ class Attention(nn.Module):
     carry: LayerCarry,
     scores: tuple[Score, ...],
     norm: Callable,
-    shared: Any,
+    remembered: Remembered,
   ):
-    """y, the carry after this segment, and memory's auxiliary loss.
+    """y, the segment so far, memory's carry, and the layer as memory sees it.
 
-    `norm` comes before the projections (pre-norm), or changes nothing;
-    `shared` is what the stack's layers share of memory.
+    `norm` comes before the projections (pre-norm), or changes nothing.
     """
     param, sizes = declare(self), self.sizes
     average = self.heads.average(sizes)
@@ -124,26 +59,26 @@ class Attention(nn.Module):
     normed = norm(x)
     k, v = to_kv(normed)
     q_BTNH = to_q(normed)
+    segment = Segment(x, k, v, x, at, self.around)
+    if carry.open is not None:
+      segment = carry.open.add(x, k, v, at)
     pattern, *_ = self.memory.patterns(self.pattern)
-    near = Source(q_BTNH, k, v, at, at, scores, pattern)
-    layer, opened = Layer(x, norm, to_kv, shared, sizes), carry.open
-    if opened is not None:
-      opened = opened.add(x, k, v, at)
-      near = near.replace(k=opened.k, v=opened.v, k_at=opened.at)
-      layer = layer._replace(x=opened.x)
-    look = Owner(self.memory.sources, name='memory')
-    sources = look(carry.memory, near, layer)
-    if average is not None:
-      sources = averaged(sources, average, sizes.head_width, self.kernel)
-    y_BTNH = self.kernel(sources, self._dropout())
-    shape = (sizes.num_heads, sizes.head_width, sizes.width)
+    near = Source(q_BTNH, segment.k, segment.v, at, segment.at, scores, pattern)
+    layer = Layer(
+      segment.x, norm, to_kv, to_q, self.kernel, remembered.shared, sizes
+    )
+    given = remembered.param, carry.memory
+    sources = self.memory.sources(*given, near, layer)
+    y_BTNH = jnp.zeros_like(q_BTNH)
+    if sources and at.length:
+      if average is not None:
+        sources = averaged(sources, average, sizes.head_width, self.kernel)
+      y_BTNH = self.kernel(sources, self._dropout())
+    y_BTNH, memory = self.memory.mix(*given, y_BTNH, near, layer)
+    shape = (*y_BTNH.shape[2:], sizes.width)
     out_NHD = param('out', shape, ('heads', 'head_width', 'width'))
     y = jnp.einsum('btnh,nhd->btd', y_BTNH, out_NHD.astype(x.dtype))
-    if opened is not None:
-      nothing = jnp.zeros((), jnp.float32)
-      return y, carry.replace(open=opened), nothing
-    memory, penalty = self.memory.write(carry.memory, x, k, v, at)
-    return y, LayerCarry(memory), penalty
+    return y, segment, memory, layer
 
   def _projections(self, param, queries_too: bool):
     """Of normed x to queries; and to keys, as they are carried, and values."""
@@ -170,7 +105,8 @@ class Attention(nn.Module):
     def to_kv(x):
       k_BSKH = of_k(to_k(x))
       if queries_too:
-        q_BSKG = scaled(x).reshape(*k_BSKH.shape[:3], -1)
+        width = sizes.num_heads // sizes.key_heads * sizes.head_width
+        q_BSKG = scaled(x).reshape(*k_BSKH.shape[:3], width)
         k_BSKH = jnp.concatenate([k_BSKH, q_BSKG], axis=-1)
       return k_BSKH, to_v(x)
 

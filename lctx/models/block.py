@@ -3,18 +3,21 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import linen as nn
 
 from lctx.kernels.base import Kernel
 from lctx.layers.ffn import Feed
-from lctx.layers.parameters import Owner, declare
+from lctx.layers.parameters import Owner, declare, within
 from lctx.memory.base import Memory
-from lctx.models.attention import Attention, LayerCarry
+from lctx.memory.held import where
+from lctx.models.attention import Attention, Remembered
+from lctx.models.carry import LayerCarry
 from lctx.models.heads import Heads
 from lctx.models.parts import Dropout, Stack
 from lctx.patterns.base import Pattern
 from lctx.positions.base import Position, Score, Sizes
-from lctx.types import Coords
+from lctx.types import Array, Coords
 
 
 class Shared(NamedTuple):
@@ -37,6 +40,7 @@ class Block(nn.Module):
   memory: Memory
   dropout: Dropout
   kernel: Kernel
+  around: tuple[int, int] = (0, 0)
 
   @nn.compact
   def __call__(
@@ -47,10 +51,18 @@ class Block(nn.Module):
     shared: Shared,
     at: Coords,
     sizes: Sizes,
+    closing_B: Array | None = None,
   ):
-    """x, then the new carry and the auxiliary loss, as a scan has it."""
+    """x, then the new carry and the auxiliary loss, as a scan has it.
+
+    Without an open segment in `carry` the tokens are a whole one. Else they
+    join it, and it closes in the rows of `closing_B`.
+    """
+    param = declare(self)
     if scores is None:
-      scores = layer_scores(declare(self), shared.position, self, sizes)
+      scores = layer_scores(param, shared.position, self, sizes)
+    owned = within(param, 'memory')
+    x = self.memory.enter(owned, carry.memory, x, at)
     stack, hidden = self.stack, self.dropout.hidden
     norm_0, norm_1 = (Owner(stack.norm, name=f'norm_{i}') for i in range(2))
     gate_0, gate_1 = (Owner(stack.gate, name=f'gate_{i}') for i in range(2))
@@ -61,20 +73,39 @@ class Block(nn.Module):
       self.memory,
       self.dropout.attention,
       self.kernel,
+      self.around,
       name='attention',
     )
     feed = Feed(stack.ffn, stack.ffn_width_of(x.shape[-1]), hidden, name='ffn')
     drop = nn.Dropout(hidden, deterministic=not self.has_rng('dropout'))
     before = norm_0 if stack.pre_norm else _same
-    y, carry, penalty = attend(x, at, carry, scores, before, shared.memory)
-    penalty += self.heads.penalty(scores)
+    remembered = Remembered(owned, shared.memory)
+    y, segment, memory, layer = attend(x, at, carry, scores, before, remembered)
     if stack.pre_norm:
       x = gate_0(x, drop(y))
       x = gate_1(x, feed(norm_1(x)))
     else:
       x = norm_0(gate_0(x, drop(y)))
       x = norm_1(gate_1(x, feed(x)))
-    return x, (carry, penalty)
+    penalty = self.heads.penalty(scores)
+    opened = None
+    if carry.open is not None:
+      opened = segment = segment.give(x, at)
+      if closing_B is None:
+        return x, (LayerCarry(memory, opened), penalty)
+    segment = segment if opened is not None else segment.replace(y=x)
+    x = self._left(owned, x, segment)
+    written, cost = self.memory.write(owned, memory, segment, layer)
+    if opened is not None:
+      written = where(closing_B, written, memory)
+      opened = opened.emptied(closing_B)
+    return x, (LayerCarry(written, opened), penalty + cost)
+
+  def _left(self, owned, x, segment):
+    if not self.around[1]:
+      return x
+    text = x[:, : x.shape[1] - self.around[1]]
+    return jnp.concatenate([text, self.memory.leave(owned, segment)], axis=1)
 
 
 def layer_scores(

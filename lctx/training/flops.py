@@ -53,13 +53,14 @@ class Flops:
   ffn: float
   gates: float
   vocabulary: float
+  memory: float
   reprojection: float
 
   @property
   def forward(self) -> float:
     """The model's, per token of inference."""
     layers = self.projections + self.attention + self.relative
-    return layers + self.ffn + self.gates + self.vocabulary
+    return layers + self.ffn + self.gates + self.vocabulary + self.memory
 
   @property
   def train(self) -> float:
@@ -80,8 +81,7 @@ def count(model: Decoder, segment: int, rows: int = 1) -> Flops:
   near, *_ = model.memory.patterns(model.pattern)
   seen = keys_seen(near, sizes.num_heads, segment, memory)
   per_key = 2 * sizes.num_heads * sizes.head_width
-  made, made_seen = model.memory.summaries(segment)
-  scores = per_key * (seen + made_seen)
+  scores = per_key * seen
   averages = model.heads.average(sizes) is not None  # of queries, one product
   remembered = 2 * keys + (queries if averages else 0)
   relative = 0.0
@@ -91,12 +91,13 @@ def count(model: Decoder, segment: int, rows: int = 1) -> Flops:
     relative += queries * (segment + memory) / (segment * rows)
   ffn = 2 * width * stack.ffn_width_of(width)
   return Flops(
-    projections=depth * 2 * (queries + keys * (1 + made / segment)),
+    projections=depth * 2 * (queries + keys),
     attention=depth * (3 if averages else 2) * scores,
     relative=depth * relative,
     ffn=depth * stack.ffn.matrices * ffn,
     gates=depth * 2 * stack.gate.matrices * 2 * width * width,
     vocabulary=_vocabulary(model.embed),
+    memory=depth * model.memory.flops(sizes, segment),
     reprojection=depth * remembered * memory / segment,
   )
 

@@ -68,10 +68,10 @@ def initial_state(
   model: Decoder,
   transform: optax.GradientTransformation,
   seed: int,
+  rows: int,
   abstract: State,
 ) -> State:
   """The state before the first step, made where `abstract` wants it."""
-  rows = jax.tree.leaves(abstract.carry)[0].shape[1]
   averaged = abstract.average is not None
   shardings = jax.tree.map(lambda x: x.sharding, abstract)
   make = _initial(model, transform, rows, averaged)

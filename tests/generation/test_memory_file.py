@@ -45,7 +45,7 @@ def same(found, wanted, close):
   np.testing.assert_array_equal(found.state.seen_BV, wanted.state.seen_BV)
   close(found.state.hidden_BD, wanted.state.hidden_BD)
   carries = found.state.carry, wanted.state.carry
-  jax.tree.map(close, *(carry.memory for carry in carries))
+  jax.tree.map(close, *([x.memory for x in carry.layers] for carry in carries))
   held, others = (carry.open.at.document >= 0 for carry in carries)
   np.testing.assert_array_equal(held, others)
   for name in ('x', 'k', 'v'):

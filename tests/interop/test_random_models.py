@@ -41,7 +41,7 @@ def test_a_random_official_model_agrees_with_the_paper(seed, close):
   close(np.concatenate(nll, axis=1), want.nll)
   close(np.concatenate(hidden, axis=1), want.hidden)
   for layer, mems in enumerate(want.mems[:-1]):
-    held = carry.memory.states[layer]
+    held = carry.layers[0].memory.states[layer]
     close(held[:, held.shape[1] - mems.shape[1] :], mems)
-    empty = np.asarray(carry.memory.at.document[layer]) < 0
+    empty = np.asarray(carry.layers[0].memory.at.document[layer]) < 0
     assert (empty.sum(axis=1) == held.shape[1] - mems.shape[1]).all()

@@ -69,12 +69,13 @@ def test_the_published_code_gives_the_same(path, close):
   close(nll, want['nll'])
   close(hidden, want['hidden'])
   close(total, want['loss'])
-  memory = carry.memory.states
+  held = carry.layers[0].memory
+  memory, memory_at = held.states, held.at
   for layer in range(config['n_layer']):
     mems = want[f'mems/{layer}']
     close(memory[layer][:, memory.shape[2] - mems.shape[1] :], mems)
-    held = np.asarray(carry.memory.at.document[layer] >= 0).sum(axis=1)
-    assert (held == mems.shape[1]).all()
+    filled = np.asarray(memory_at.document[layer] >= 0).sum(axis=1)
+    assert (filled == mems.shape[1]).all()
   last = want[f'mems/{config["n_layer"]}']
   close(hidden[:, hidden.shape[1] - last.shape[1] :], last)
   got = interop.write(grads, model)

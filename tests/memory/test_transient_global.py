@@ -20,7 +20,8 @@ from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.memory import Layer, TransientGlobal
 from lctx.memory.transient_global import blocks_of
-from lctx.models.attention import Attention, LayerCarry
+from lctx.models.attention import Attention, Remembered
+from lctx.models.carry import LayerCarry
 from lctx.models.heads import AdaptiveScores, Heads
 from lctx.models.parts import Compute
 from lctx.optimizer import Adam
@@ -87,21 +88,22 @@ def test_attention_is_the_published_codes(path, close):
   def projection(name):
     return file[f'{name}.weight'].T.reshape(-1, heads, width)
 
+  far = file['global_relative_attention_bias.weight']
   params = {
     'query': projection('q') * width**0.5,
     'key': projection('k'),
     'value': projection('v'),
     'out': file['o.weight'].T.reshape(heads, width, -1),
-    'memory': {'scale': file['global_input_layer_norm.weight']},
   }
+  scale = file['global_input_layer_norm.weight']
+  remembered = Remembered(lambda *_: scale, far)
   at = segment_coords(jnp.where(held, 0, -1))
-  far = file['global_relative_attention_bias.weight']
 
   @tiny.quick_jit
   def attended(params, x):
     given = {'params': params}
-    y, *_ = layer.apply(given, x, at, LayerCarry(()), (near,), lambda x: x, far)
-    return y
+    args = x, at, LayerCarry(()), (near,), lambda x: x, remembered
+    return layer.apply(given, *args)[0]
 
   y = attended(params, x)
   close(np.asarray(y)[held], file['y'][held])
@@ -269,7 +271,15 @@ def test_dropout_draws_for_each_query_and_block():
   q = jnp.ones((1, length, sizes.num_heads, sizes.head_width))
   near = Source(q, q, q, at, at, (), Everything())
   memory = TransientGlobal(block, position=NoPosition())
-  layer = Layer(x, lambda x: x, lambda x: (q[:, :8], q[:, :8]), None, sizes)
+  layer = Layer(
+    x,
+    lambda x: x,
+    lambda x: (q[:, :8], q[:, :8]),
+    lambda x: q,
+    Dense(),
+    None,
+    sizes,
+  )
 
   @tiny.quick_jit
   def masks(key):
@@ -293,7 +303,8 @@ def test_flops_count_blocks_as_they_are_seen():
     model = dataclasses.replace(
       model_of('none', causal, Dense()), memory=memory
     )
-    return flops.count(model, 12).attention
+    counted = flops.count(model, 12)
+    return counted.attention + counted.memory
 
   none, both, causal = (
     attention(*case) for case in ((True, 13), (False, 4), (True, 4))
@@ -302,9 +313,10 @@ def test_flops_count_blocks_as_they_are_seen():
   window = np.minimum(np.arange(12) + 1, 3).mean()
   assert none == per_key * window
   ended = np.mean([(t + 1) // 4 for t in range(12)])
-  assert causal == pytest.approx(per_key * (window + ended))
+  made = 2 * 2 * (2 * 16 * 16) * 3 / 12  # layers, key and value, of 3 blocks
+  assert causal == pytest.approx(per_key * (window + ended) + made)
   sides = np.mean([min(t + 2, 11) - max(t - 2, 0) + 1 for t in range(12)])
-  assert both == pytest.approx(per_key * (sides + 3))
+  assert both == pytest.approx(per_key * (sides + 3) + made)
 
 
 def test_a_block_that_no_segment_fills_is_refused():

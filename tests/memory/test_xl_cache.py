@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tiny
 
+from lctx.memory.held import Segment
 from lctx.memory.xl import XLCache
 from lctx.positions.base import Sizes
 from lctx.positions.xl import LearnedRelative
@@ -44,7 +45,8 @@ def test_the_cache_holds_the_last_states_in_order(length):
   for start in range(0, 9, 3):
     x = jnp.arange(start, start + 3, dtype=jnp.float32)[None, :, None] + 1
     at = segment_coords(jnp.full((1, 3), start, jnp.int32))
-    carry, penalty = memory.write(carry, x, None, None, at)
+    segment = Segment(x, x, x, x, at)
+    carry, penalty = memory.write(None, carry, segment, None)
     assert penalty == 0
   want = np.arange(9 - length, 9)
   held = np.where(want >= 0, want + 1, 0)
@@ -128,9 +130,10 @@ def test_an_exchanged_row_sees_no_more_slots_than_its_own(close):
   document = document.at[0, -2:].set(0)  # row 0 began two tokens ago
   carry = history(model, params, document)
   got = after(model, params, model.exchange(carry, jnp.array([1, 1, 2])))
-  at = carry.memory.at
+  memory = carry.layers[0].memory
+  at = memory.at
   recent = at.replace(document=at.document.at[:, 1, :-2].set(-1))
-  shorter = carry.replace(memory=carry.memory.replace(at=recent))
+  shorter = tiny.with_memory(carry, memory.replace(at=recent))
   ids = tiny.some_ids(ROWS, SEGMENT, seed=1)
   want = after(model, params, shorter, ids.at[1].set(ids[0]))
   close(got[0], want[1], 1e-6)

@@ -140,7 +140,7 @@ def test_bfloat16_computes_near_float32_and_keeps_what_must_be_exact(close):
   params, ids = tiny.large_params(exact), tiny.some_ids(2, 12)
   want, _ = tiny.loop(exact, params, ids, [6, 6])
   got, carry = tiny.loop(short, params, ids, [6, 6])
-  assert got.dtype == carry.memory.states.dtype == jnp.bfloat16
+  assert got.dtype == carry.layers[0].memory.states.dtype == jnp.bfloat16
   assert np.isfinite(np.float32(got)).all()
   close(np.float32(got), want, BFLOAT16)
   kinds = jax.eval_shape(short.init_params, jax.random.key(0))

@@ -61,10 +61,10 @@ def test_an_empty_memory_is_not_there_however_long():
     carry = model.initial(2)
     hidden, _ = tiny.jitted_segment(model, params, ids, document, carry)
     first.append(tiny.log_probs(model, params, hidden))
-    zeros = carry.memory.at.replace(
-      document=jnp.zeros_like(carry.memory.at.document)
-    )
-    carry = carry.replace(memory=carry.memory.replace(at=zeros))
+    memory = carry.layers[0].memory
+    zeros = jnp.zeros_like(memory.at.document)
+    memory = memory.replace(at=memory.at.replace(document=zeros))
+    carry = tiny.with_memory(carry, memory)
     hidden, _ = tiny.jitted_segment(model, params, ids, document, carry)
     control.append(tiny.log_probs(model, params, hidden))
   for found in first[1:]:

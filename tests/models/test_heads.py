@@ -11,8 +11,10 @@ import tiny
 
 from lctx.kernels.dense import Dense
 from lctx.layers.norm import RMSNorm
-from lctx.memory.xl import Cache, XLCache
-from lctx.models.attention import Attention, LayerCarry
+from lctx.memory.held import Held
+from lctx.memory.xl import XLCache
+from lctx.models.attention import Attention, Remembered
+from lctx.models.carry import LayerCarry
 from lctx.models.heads import (
   AdaptiveQueries,
   AdaptiveScores,
@@ -86,7 +88,7 @@ def test_few_keys_are_carried_as_few():
   ):
     heads = Heads(keys=keys, adaptive=adaptive)
     model = dataclasses.replace(decoder(None), heads=heads).for_inference()
-    k, v = jax.eval_shape(lambda m=model: m.initial(3)).memory.states
+    k, v = jax.eval_shape(lambda m=model: m.initial(3)).layers[0].memory.states
     assert k.shape == (2, 3, 3, keys or HEADS, key_width)
     assert v.shape == (2, 3, 3, keys or HEADS, 4)
 
@@ -159,11 +161,12 @@ def test_tokens_that_join_an_open_segment_are_one_pass(close):
       hidden, carry, _ = fast.apply(
         {'params': params}, token_B1, at, carry, scores
       )
-      return fast.close(carry), hidden[:, 0]
+      return fast.close(params, carry, scores), hidden[:, 0]
 
     slots = jnp.arange(TEXT_LENGTH) % SEGMENT
     columns = [x.T[:, :, None] for x in (ids, jnp.asarray(TEXT))]
-    hidden = jax.lax.scan(token, fast.open(2, SEGMENT), (*columns, slots))[1]
+    begun = fast.open(params, 2, SEGMENT)
+    hidden = jax.lax.scan(token, begun, (*columns, slots))[1]
     return hidden.swapaxes(0, 1)
 
   close(read(params, ids), one_pass('queries, few keys'))
@@ -259,10 +262,11 @@ def test_a_layer_with_everything_is_its_equations(adaptive, close):
   attention = Attention(sizes, heads, Window(6, 1), XLCache(M), 0.0, Dense())
   x, memory = normal(6, B, T, D), normal(7, B, M, D)
   at = segment_coords(jnp.array(OF_SEGMENT))
-  carry = Cache(memory, segment_coords(jnp.array(OF_MEMORY), start=-M))
+  carry = Held(memory, segment_coords(jnp.array(OF_MEMORY), start=-M))
   own = heads.scores(lambda name, *_: OWN[name], sizes)
   scores = Alibi().score(None, None, sizes), *own
-  args = x, at, LayerCarry(carry), scores, lambda x: x, None
+  remembered = Remembered(None, None)
+  args = x, at, LayerCarry(carry), scores, lambda x: x, remembered
 
   @tiny.quick_jit
   def apply(params):

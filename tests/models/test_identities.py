@@ -129,13 +129,14 @@ def test_a_stream_of_10_8_tokens_is_as_exact_as_its_beginning(position):
   whole = model(**({} if position is None else {'position': position}))
   params, ids = tiny.large_params(whole), tiny.some_ids(2, LENGTH)
   _, carry = tiny.loop(whole, params, ids, [6, 6])
-  at = carry.memory.at.replace(offset=carry.memory.at.offset + 10**8)
-  late = carry.replace(memory=carry.memory.replace(at=at))
+  memory = carry.layers[0].memory
+  at = memory.at.replace(offset=memory.at.offset + 10**8)
+  late = tiny.with_memory(carry, memory.replace(at=at))
   here = jnp.zeros((2, 4), jnp.int32)
   x, there = tiny.jitted_segment(whole, params, ids[:, :4], here, late)
   y, _ = tiny.jitted_segment(whole, params, ids[:, :4], here, carry)
   np.testing.assert_array_equal(x, y)
-  assert there.memory.at.offset[0, 0, -1] == 10**8 + LENGTH + 3
+  assert there.layers[0].memory.at.offset[0, 0, -1] == 10**8 + LENGTH + 3
 
 
 def test_recomputing_layers_leaks_nothing_from_any_kernel(close):

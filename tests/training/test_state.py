@@ -21,7 +21,7 @@ def plan(mesh=None, averaged=True):
 
 
 def begin(seed=0, mesh=None):
-  return initial_state(MODEL, ADAM, seed, plan(mesh))
+  return initial_state(MODEL, ADAM, seed, ROWS, plan(mesh))
 
 
 @pytest.fixture(scope='module')
