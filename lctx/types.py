@@ -17,6 +17,7 @@ Params = Any  # a nested dict of arrays
 Carry = Any  # a pytree: what a model remembers between segments
 
 EMPTY = -1  # the document of a slot that holds nothing
+NOBODY = 2**30  # and of what stands in a row but belongs to no text
 GLOBAL, PREFIX = 1, 2  # bits of a role
 MASKED = -1e30  # a hidden logit; finite, so a row that sees nothing stays so
 

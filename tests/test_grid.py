@@ -135,7 +135,17 @@ def beside(memory, near, sizes, params):
     return tuple(jnp.einsum('bsd,dnh->bsnh', x, y) for y in (to_k, to_v))
 
   shared = memory.once(param, sizes, lambda x: x)
-  layer = Layer(x, lambda x: x, project, None, None, shared, sizes)
+  layer = Layer(
+    tokens=None,
+    near=near,
+    x=x,
+    norm=lambda x: x,
+    project=project,
+    queries=None,
+    kernel=None,
+    shared=shared,
+    sizes=sizes,
+  )
   return memory.sources(param, (), near, layer)
 
 

@@ -1,7 +1,74 @@
 """What a model carries from segment to segment, and what else it looks at."""
 
-from lctx.memory.base import Layer, Memory
+from lctx.memory.affine import Affine, Update, combine
+from lctx.memory.associative import Associative
+from lctx.memory.base import Around, Layer, Memory
+from lctx.memory.compose import OnLayers, Together
+from lctx.memory.compressive import Compressive, ProjectedCompressive
+from lctx.memory.compressors import (
+  Compressor,
+  Conv,
+  DilatedConv,
+  MaxPool,
+  MeanPool,
+  MostUsed,
+)
+from lctx.memory.delta import GatedDelta, GatedLinear
+from lctx.memory.gates import (
+  ElementGate,
+  FullGate,
+  HeadGate,
+  LstmGate,
+  MemoryGate,
+)
+from lctx.memory.held import Held, Segment
+from lctx.memory.infini import Infini
+from lctx.memory.melodi import Melodi, ProjectedMelodi
+from lctx.memory.retrieval import DenseRetrieval, Retrieval
+from lctx.memory.sinks import ProjectedSinkCache, SinkCache
+from lctx.memory.state_cell import ProjectedStateCell, StateCell
+from lctx.memory.tokens import Tokens
 from lctx.memory.transient_global import TransientGlobal
 from lctx.memory.xl import ProjectedXLCache, XLCache
 
-__all__ = ['Layer', 'Memory', 'ProjectedXLCache', 'TransientGlobal', 'XLCache']
+__all__ = [
+  'Affine',
+  'Around',
+  'Associative',
+  'Compressive',
+  'Compressor',
+  'Conv',
+  'DenseRetrieval',
+  'DilatedConv',
+  'ElementGate',
+  'FullGate',
+  'GatedDelta',
+  'GatedLinear',
+  'HeadGate',
+  'Held',
+  'Infini',
+  'Layer',
+  'LstmGate',
+  'MaxPool',
+  'MeanPool',
+  'Melodi',
+  'Memory',
+  'MemoryGate',
+  'MostUsed',
+  'OnLayers',
+  'ProjectedCompressive',
+  'ProjectedMelodi',
+  'ProjectedSinkCache',
+  'ProjectedStateCell',
+  'ProjectedXLCache',
+  'Retrieval',
+  'Segment',
+  'SinkCache',
+  'StateCell',
+  'Together',
+  'Tokens',
+  'TransientGlobal',
+  'Update',
+  'XLCache',
+  'combine',
+]

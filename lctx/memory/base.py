@@ -22,7 +22,9 @@ class Layer(NamedTuple):
   queries, scaled, queries(norm(x)).
   """
 
-  x: Array  # [B, S, D] behind the keys of its own segment
+  tokens: Segment  # that are read now; their `y` is not known yet
+  near: Source  # they, and the keys of their segment as far as it is read
+  x: Array  # [B, S, D] behind those keys
   norm: Callable[[Array], Array]  # before the projections, or no change
   project: Callable[[Array], tuple[Array, Array]]
   queries: Callable[[Array], Array]
@@ -85,9 +87,19 @@ class Memory:
   in_order: ClassVar[bool] = True  # all keys lie in steps known when compiling
 
   @property
+  def attends(self) -> bool:
+    """Whether queries look at any tokens or states."""
+    return True
+
+  @property
   def length(self) -> int:
     """Steps before the segment that queries can look back at."""
     return 0
+
+  @property
+  def multiple(self) -> int:
+    """What the length of every segment is a multiple of."""
+    return 1
 
   @property
   def around(self) -> Around:
@@ -137,11 +149,15 @@ class Memory:
   def sources(
     self, param: Callable, carry: Carry, near: Source, layer: Layer
   ) -> tuple[Source, ...]:
-    """All that queries look at; `near` is their own segment."""
+    """All that queries look at.
+
+    `near` is their own segment, behind what another memory of the layer may
+    have put in front of it.
+    """
     return (near,)
 
   def mix(
-    self, param: Callable, carry: Carry, y: Array, near: Source, layer: Layer
+    self, param: Callable, carry: Carry, y: Array, layer: Layer
   ) -> tuple[Array, Carry]:
     """What the heads give [B, T, heads, H], and the carry.
 

@@ -6,12 +6,13 @@ Where gradients stop is the segment scan's affair, not the cache's.
 """
 
 import dataclasses
+from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
 from lctx.memory.base import Memory
-from lctx.memory.held import Held, nowhere, pushed
+from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
+from lctx.memory.held import pushed
 from lctx.patterns.window import Window
 
 
@@ -19,11 +20,11 @@ from lctx.patterns.window import Window
 class XLCache(Memory):
   """Carries hidden states; each layer projects them anew for each segment.
 
-  The last `length` states x [B, M, D] as the layer received them.
-
   `same_length`: every query sees exactly `length` keys, itself included,
   instead of the whole memory and its segment so far (the staircase).
   """
+
+  carrier: ClassVar[Hidden] = HIDDEN
 
   length: int = 0
   same_length: bool = False
@@ -45,51 +46,25 @@ class XLCache(Memory):
     return (pattern & Window(self.length - 1) if self.same_length else pattern,)
 
   def initial(self, batch, sizes, dtype):
-    states = jax.tree.map(
-      lambda shape: jnp.zeros((batch, self.length, *shape), dtype),
-      self._shapes(sizes),
-      is_leaf=lambda shape: isinstance(shape[0], int),
-    )
-    return Held(states, nowhere(batch, self.length))
+    return self.carrier.empty(batch, self.length, sizes, dtype)
 
   def sources(self, param, carry, near, layer):
     if self.length == 0:
       return (near,)
-    k_BMNH, v_BMNH = self._keys_and_values(carry, layer)
+    k_BMNH, v_BMNH = self.carrier.keys_and_values(carry.states, layer)
     return (near.after(k_BMNH, v_BMNH, carry.at),)
 
   def write(self, param, carry, segment, layer):
     text = segment.text
-    carry = pushed(carry, self._states(text), text.at)
+    carry = pushed(carry, self.carrier.of_segment(text), text.at)
     return carry, jnp.zeros((), jnp.float32)
 
   def for_inference(self):
     return ProjectedXLCache(self.length, self.same_length)
 
-  def _shapes(self, sizes):
-    return (sizes.width,)
-
-  def _states(self, segment):
-    return segment.x
-
-  def _keys_and_values(self, carry, layer):
-    return layer.keys_and_values(carry.states)
-
 
 @dataclasses.dataclass(frozen=True)
 class ProjectedXLCache(XLCache):
-  """The same cache, holding what the layer made of its states: k and v.
+  """The same cache, holding what the layer made of its states."""
 
-  For a model whose parameters stand still: nothing is projected twice. Keys
-  are kept before any rotation. In training it would be another mechanism,
-  for no gradient would reach the projections of memory.
-  """
-
-  def _shapes(self, sizes):
-    return sizes.carried
-
-  def _states(self, segment):
-    return segment.k, segment.v
-
-  def _keys_and_values(self, carry, layer):
-    return carry.states
+  carrier: ClassVar[Hidden] = PROJECTED

@@ -59,13 +59,21 @@ class Attention(nn.Module):
     normed = norm(x)
     k, v = to_kv(normed)
     q_BTNH = to_q(normed)
-    segment = Segment(x, k, v, x, at, self.around)
+    tokens = segment = Segment(x, k, v, x, at, self.around)
     if carry.open is not None:
       segment = carry.open.add(x, k, v, at)
     pattern, *_ = self.memory.patterns(self.pattern)
     near = Source(q_BTNH, segment.k, segment.v, at, segment.at, scores, pattern)
     layer = Layer(
-      segment.x, norm, to_kv, to_q, self.kernel, remembered.shared, sizes
+      tokens=tokens,
+      near=near,
+      x=segment.x,
+      norm=norm,
+      project=to_kv,
+      queries=to_q,
+      kernel=self.kernel,
+      shared=remembered.shared,
+      sizes=sizes,
     )
     given = remembered.param, carry.memory
     sources = self.memory.sources(*given, near, layer)
@@ -74,7 +82,7 @@ class Attention(nn.Module):
       if average is not None:
         sources = averaged(sources, average, sizes.head_width, self.kernel)
       y_BTNH = self.kernel(sources, self._dropout())
-    y_BTNH, memory = self.memory.mix(*given, y_BTNH, near, layer)
+    y_BTNH, memory = self.memory.mix(*given, y_BTNH, layer)
     shape = (*y_BTNH.shape[2:], sizes.width)
     out_NHD = param('out', shape, ('heads', 'head_width', 'width'))
     y = jnp.einsum('btnh,nhd->btd', y_BTNH, out_NHD.astype(x.dtype))

@@ -59,7 +59,9 @@ class Block(nn.Module):
     join it, and it closes in the rows of `closing_B`.
     """
     param = declare(self)
-    if scores is None:
+    if not self.memory.attends:
+      scores = ()
+    elif scores is None:
       scores = layer_scores(param, shared.position, self, sizes)
     owned = within(param, 'memory')
     x = self.memory.enter(owned, carry.memory, x, at)

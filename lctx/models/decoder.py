@@ -330,7 +330,7 @@ class Decoder(nn.Module):
   @nn.nowrap
   def boxed_params(self, key: Array) -> Params:
     """Initial parameters, each boxed with the names of its logical axes."""
-    tokens = jnp.zeros((1, 1), jnp.int32)
+    tokens = jnp.zeros((1, self.memory.multiple), jnp.int32)
     at = segment_coords(tokens)
 
     def every_part(model, tokens):
@@ -405,10 +405,12 @@ class Decoder(nn.Module):
     """
     sizes, top = self.sizes(segment), params.get('once', {})
     shared = self.position.once(_given(top), sizes, lambda x: x)
+
+    def one(layer):
+      return layer_scores(_given(layer), shared, self, sizes)
+
     return tuple(
-      jax.vmap(lambda layer: layer_scores(_given(layer), shared, self, sizes))(
-        params[run.name]
-      )
+      jax.vmap(one)(params[run.name]) if run.memory.attends else ()
       for run in self.runs
     )
 

@@ -272,13 +272,15 @@ def test_dropout_draws_for_each_query_and_block():
   near = Source(q, q, q, at, at, (), Everything())
   memory = TransientGlobal(block, position=NoPosition())
   layer = Layer(
-    x,
-    lambda x: x,
-    lambda x: (q[:, :8], q[:, :8]),
-    lambda x: q,
-    Dense(),
-    None,
-    sizes,
+    tokens=None,
+    near=near,
+    x=x,
+    norm=lambda x: x,
+    project=lambda x: (q[:, :8], q[:, :8]),
+    queries=None,
+    kernel=None,
+    shared=None,
+    sizes=sizes,
   )
 
   @tiny.quick_jit

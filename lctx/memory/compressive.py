@@ -1,0 +1,214 @@
+"""Compressive memory: what leaves the cache is kept, but shorter.
+
+Rae et al. 2019 (Compressive Transformers).
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from lctx.kernels.dense import Dense
+from lctx.kernels.source import Source
+from lctx.layers.parameters import within
+from lctx.memory.base import Memory
+from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
+from lctx.memory.compressors import Compressor, Conv
+from lctx.memory.held import Held, pushed
+from lctx.patterns.base import Everything
+from lctx.types import Array, join, segment_coords
+
+
+@dataclasses.dataclass(frozen=True)
+class Compressive(Memory):
+  """A cache of the `recent` states, and one of `compressed` older ones.
+
+  When a segment pushes as many states out of the first, `compressor` makes one
+  of every `rate` and puts it into the second. Queries see both in one softmax,
+  in the order of their slots: a compressed state is one step.
+  """
+
+  carrier: ClassVar[Hidden] = HIDDEN
+
+  recent: int
+  compressed: int
+  rate: int = 3
+  compressor: Compressor = dataclasses.field(default_factory=Conv)
+
+  def __post_init__(self):
+    for name in ('recent', 'compressed', 'rate'):
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'model.memory.{name} = {getattr(self, name)} must be at least 1. '
+          'Published: as many recent and compressed states as a segment has '
+          'tokens, and a rate of 3 or 4.'
+        )
+    self.compressor.check()
+
+  @property
+  def length(self):
+    return self.recent + self.compressed
+
+  @property
+  def multiple(self):
+    return self.rate
+
+  def check(self, sizes, pattern, heads):
+    if pattern.reach.after != 0 or pattern.reach.before or pattern.stride:
+      raise ValueError(
+        f'model.pattern = {pattern} counts steps between tokens, which a '
+        'compressed state of model.memory = compressive does not have. Use '
+        'model.pattern=causal.'
+      )
+    if heads.adaptive is not None:
+      raise ValueError(
+        'model.heads.adaptive compares the positions of tokens, but '
+        'model.memory = compressive adds states that stand for many and have '
+        'none. Use one of the two.'
+      )
+
+  def check_segment(self, segment, field):
+    if segment % self.rate:
+      raise ValueError(
+        f'{field} = {segment} states leave the memory at once, which '
+        f'model.memory.rate = {self.rate} does not divide. Use '
+        f'{segment - segment % self.rate or self.rate} tokens, or another rate.'
+      )
+
+  def patterns(self, pattern):
+    return pattern, Everything()
+
+  def flops(self, sizes, segment):
+    if not self.compressor.learned:
+      return 0.0
+    return 2.0 * sizes.width**2  # for each state that goes out
+
+  def initial(self, batch, sizes, dtype):
+    x = HIDDEN.empty(batch, self.recent, sizes, dtype)
+    compressed = self.carrier.empty(batch, self.compressed, sizes, dtype)
+    held = self.carrier.empty(batch, self.recent, sizes, dtype).states
+    usage = jnp.zeros((batch, self.recent), jnp.float32)
+    states = (
+      x.states,
+      held if self.carrier is PROJECTED else None,
+      usage if self.compressor.by_usage else None,
+    )
+    return x.replace(states=states), compressed
+
+  def sources(self, param, carry, near, layer):
+    recent, compressed = carry
+    x, projected, _ = recent.states
+    k, v = self.carrier.keys_and_values(
+      x if projected is None else projected, layer
+    )
+    near = near.after(k, v, recent.at)
+    k, v = self.carrier.keys_and_values(compressed.states, layer)
+    far = near.replace(
+      k=k.astype(near.k.dtype),
+      v=v.astype(near.v.dtype),
+      k_at=compressed.at.shifted(self.recent),
+      pattern=Everything(),
+    )
+    return near, far
+
+  def write(self, param, carry, segment, layer):
+    recent, compressed = carry
+    text, length = segment.text, segment.text.at.length
+    _, projected, usage = recent.states
+    if projected is not None:
+      projected = text.k, text.v
+    if usage is not None:
+      seen = self._usage(carry, text, layer)
+      recent = recent.replace(states=(*recent.states[:2], seen[0]))
+      usage = seen[1]
+    new = text.x, projected, usage
+    old_x, old_usage, old_at = _evicted(recent, new, text.at)
+
+    def compress(x):
+      given = within(param, 'compressor'), x, old_at.document, old_usage
+      return self.compressor.compress(*given, self.rate)
+
+    made_x, document_BG = compress(old_x)
+    made_at, penalty = segment_coords(document_BG), jnp.zeros((), jnp.float32)
+    if self.compressor.learned and self.compressor.loss:
+      alone, _ = compress(jax.lax.stop_gradient(old_x))
+      penalty = self.compressor.loss * reconstruction(
+        layer, text, (old_x, old_at), (alone, made_at)
+      )
+    made = self.carrier.of_states(made_x, layer)
+    assert made_at.length * self.rate == length
+    carry = pushed(recent, new, text.at), pushed(compressed, made, made_at)
+    return carry, penalty
+
+  def for_inference(self):
+    fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    return ProjectedCompressive(**fields)
+
+  def _usage(self, carry, text, layer):
+    """What attention gave to each recent state, in all, and to the text's.
+
+    Attention is a mean of values, so its gradient by a key's value is what all
+    queries gave to that key.
+    """
+    recent, _ = carry
+    q = layer.queries(layer.norm(text.x))
+    near = layer.near.replace(
+      q=q, k=text.k, v=text.v, q_at=text.at, k_at=text.at
+    )
+    sources = self.sources(None, carry, near, layer)
+
+    def total(values):
+      parts = (source.replace(v=v) for source, v in zip(sources, values))
+      return layer.kernel(tuple(parts), None).sum()
+
+    ones = tuple(jnp.ones_like(source.v[..., :1]) for source in sources)
+    given = jax.grad(total)(ones)[0][..., 0].sum(axis=-1)  # [B, M + T]
+    given = jax.lax.stop_gradient(given).astype(jnp.float32)
+    slots = recent.at.length
+    return recent.states[2] + given[:, :slots], given[:, slots:]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectedCompressive(Compressive):
+  """The same, which also holds what the layer made of its states."""
+
+  carrier: ClassVar[Hidden] = PROJECTED
+
+
+def reconstruction(layer, text, old, new) -> Array:
+  """How far attention to new states is from that to old ones: a mean square.
+
+  Rae et al. 2019, algorithm 2. Each is (states [B, S, D], where they sit).
+  Its gradient reaches the new states, and nothing else.
+  """
+  q = layer.queries(layer.norm(text.x))
+  heads = {'scores': (), 'pattern': Everything()}
+
+  def attended(states, at):
+    k, v = layer.keys_and_values(states)
+    k = k[..., : q.shape[-1]]
+    return Dense()((Source(q, k, v, text.at, at, **heads),), None)
+
+  wanted = attended(*old)
+  seen = text.at.document[:, :, None] == old[1].document[:, None]
+  seen_BT = (seen & (old[1].document >= 0)[:, None]).any(axis=-1)
+
+  def distance(states):
+    far = jnp.square(attended(states, new[1]) - wanted).mean(axis=(2, 3))
+    return jnp.where(seen_BT, far, 0).sum() / jnp.maximum(seen_BT.sum(), 1)
+
+  value, slope = jax.lax.stop_gradient(jax.value_and_grad(distance)(new[0]))
+  moved = slope * (new[0] - jax.lax.stop_gradient(new[0]))
+  return value.astype(jnp.float32) + moved.astype(jnp.float32).sum()
+
+
+def _evicted(held: Held, new, at):
+  """States, usage and coordinates of those that go when the new ones come."""
+  x, _, usage = held.states
+  new_x, _, new_usage = new
+  length = at.length
+  old_x = jnp.concatenate([x, new_x.astype(x.dtype)], axis=1)[:, :length]
+  if usage is not None:
+    usage = jnp.concatenate([usage, new_usage], axis=1)[:, :length]
+  return old_x, usage, join(held.at, at).take(0, length)

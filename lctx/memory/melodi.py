@@ -1,0 +1,178 @@
+"""Melodi: a short memory in every layer, and a long one made of few tokens.
+
+Chen et al. 2024, section 3.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lctx.kernels.dense import Dense
+from lctx.kernels.source import Source
+from lctx.layers.norm import Norm, RMSNorm
+from lctx.layers.parameters import within
+from lctx.memory.base import Memory
+from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
+from lctx.memory.gates import ElementGate, MemoryGate
+from lctx.memory.held import Held, Segment, nowhere, place, pushed, where
+from lctx.memory.tokens import Learned, check_sees_all
+from lctx.patterns.base import Everything
+from lctx.types import Array, segment_coords
+
+
+@dataclasses.dataclass(frozen=True)
+class Melodi(Memory):
+  """`short` tokens sum up each segment of `segment` tokens, in every layer.
+
+  Behind the text stand `short` summary tokens, learned at the first layer. A
+  layer mixes, along the sequence, what it made of text and summary into the
+  summary of the next layer and, by other weights, into the memory that it puts
+  before the text of the next segment. With `long` slots it also mixes each
+  segment into `step` tokens, which it keeps until the slots are full, and
+  `gate` joins what attention to these recalls, without positions, to the rest.
+
+  As published, one layer in the middle has the long memory:
+  onlayers(layers=(6,), memory=Melodi(..., long=4096), others=Melodi(...)).
+  """
+
+  carrier: ClassVar[Hidden] = HIDDEN
+
+  segment: int
+  short: int = 64
+  long: int = 0
+  step: int = 32
+  norm: Norm = dataclasses.field(default_factory=RMSNorm)
+  gate: MemoryGate = dataclasses.field(default_factory=ElementGate)
+
+  def __post_init__(self):
+    for name, least in (('segment', 1), ('short', 1), ('long', 0), ('step', 1)):
+      if getattr(self, name) < least:
+        raise ValueError(
+          f'model.memory.{name} = {getattr(self, name)} must be at least '
+          f'{least}. Published: segment 512, short 64 to 192, long 4096 and '
+          'step 32.'
+        )
+
+  @property
+  def length(self):
+    return self.short
+
+  @property
+  def multiple(self):
+    return self.segment
+
+  @property
+  def around(self):
+    return Learned(0, self.short)
+
+  def check(self, sizes, pattern, heads):
+    check_sees_all(self, pattern)
+
+  def check_segment(self, segment, field):
+    if segment != self.segment:
+      raise ValueError(
+        f'{field} = {segment}, but model.memory.segment = {self.segment}: its '
+        'weights mix tokens by their place in the segment. Make them equal.'
+      )
+
+  def flops(self, sizes, segment):
+    slots = 2 * self.short + self.step * (self.long > 0)
+    mixed = sizes.width * slots * (segment + self.short) / segment
+    return 2.0 * (mixed + 2 * sizes.num_heads * sizes.head_width * self.long)
+
+  def initial(self, batch, sizes, dtype):
+    return tuple(
+      self.carrier.empty(batch, slots, sizes, dtype)
+      for slots in (self.short, self.long)
+    )
+
+  def sources(self, param, carry, near, layer):
+    short, _ = carry
+    k, v = self.carrier.keys_and_values(short.states, layer)
+    return (near.after(k, v, short.at),)
+
+  def mix(self, param, carry, y, layer):
+    _, long = carry
+    at = layer.tokens.at
+    if not self.long or not at.length:
+      return y, carry
+    k, v = self.carrier.keys_and_values(long.states, layer)
+    k = k[..., : y.shape[-1]]
+    far = Source(layer.near.q, k, v, at, long.at, (), Everything())
+    seen = at.document[:, :, None] == long.at.document[:, None]
+    any_BT = (seen & (long.at.document >= 0)[:, None]).any(axis=-1)
+    recalled = Dense()((far,), None).astype(y.dtype)
+    recalled = jnp.where(any_BT[:, :, None, None], recalled, y)
+    return self.gate(within(param, 'gate'), y, recalled), carry
+
+  def leave(self, param, segment):
+    return self._mixed(param, 'summary', segment, place_of(segment))
+
+  def write(self, param, carry, segment, layer):
+    short, long = carry
+    now = place(segment.text.at, short.at)
+    read_B1 = (segment.text.at.document >= 0).any(axis=1)[:, None]
+    made = self._mixed(param, 'short', segment, now)
+    made = self.carrier.of_states(made, layer)
+    sat = segment_coords(
+      jnp.repeat(now.document, self.short, axis=1), -self.short
+    ).replace(offset=jnp.repeat(now.offset, self.short, axis=1))
+    new_short = _chosen(read_B1, Held(made, sat), short)
+    if self.long:
+      made = self._mixed(param, 'long', segment, now)
+      made = self.carrier.of_states(made, layer)
+      document = jnp.repeat(now.document, self.step, axis=1)
+      queue = pushed(long, made, segment_coords(document))
+      long = _chosen(read_B1, queue, long)
+    return (new_short, long), jnp.zeros((), jnp.float32)
+
+  def for_inference(self):
+    fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    return ProjectedMelodi(**fields)
+
+  def _mixed(self, param, name: str, segment: Segment, now) -> Array:
+    """Text and summary, mixed along the sequence: [B, count, D].
+
+    Of the last document only. What is as long as the summary is added to it,
+    and norms come first then.
+    """
+    own, text, summary = within(param, name), segment.text, segment.after
+    count, x, plain = self.short, text.y, name == 'long'
+    if plain:
+      count = self.step
+    else:
+      x = self.norm(within(own, 'text_norm'), x)
+    of_last_BT = (text.at.document == now.document) & (text.at.document >= 0)
+    x = jnp.where(of_last_BT[..., None], x, 0)
+    after = summary
+    if not plain:
+      after = self.norm(within(own, 'summary_norm'), summary)
+    both = jnp.concatenate([x, after], axis=1)
+    init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+    shape = self.segment + self.short, count
+    kernel_TM = own('kernel', shape, ('positions', None), init)
+    bias_M = own('bias', (count,), (None,), nn.initializers.zeros)
+    mixed = jnp.einsum('btd,tm->bmd', both, kernel_TM.astype(both.dtype))
+    mixed += bias_M.astype(both.dtype)[None, :, None]
+    return mixed if plain else mixed + summary
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectedMelodi(Melodi):
+  """The same, holding what the layer made of its memories."""
+
+  carrier: ClassVar[Hidden] = PROJECTED
+
+
+def place_of(segment: Segment):
+  """Of the last token of a text; where there is none, nowhere."""
+  at = segment.text.at
+  return place(at, nowhere(at.document.shape[0]))
+
+
+def _chosen(rows_B1: Array, new: Held, old: Held) -> Held:
+  """`new` in the rows that read something, slots in the same places."""
+  new = new.replace(at=new.at.replace(start=old.at.start))
+  return where(rows_B1[:, 0], new, old)

@@ -1,0 +1,225 @@
+"""A recurrent cell of states beside attention, written segment by segment.
+
+Hutchins et al. 2022 (Block-Recurrent Transformers), section 3.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lctx.kernels.dense import Dense
+from lctx.kernels.source import Source
+from lctx.layers.norm import Norm, RMSNorm
+from lctx.layers.parameters import within
+from lctx.memory.base import Memory
+from lctx.memory.gates import ElementGate, MemoryGate
+from lctx.memory.held import Held, nowhere, place
+from lctx.patterns.base import Everything
+from lctx.types import EMPTY, Array, Coords, segment_coords
+
+
+@dataclasses.dataclass(frozen=True)
+class StateCell(Memory):
+  """`states` vectors that tokens look at, and that look at tokens to change.
+
+  Down the stack: tokens attend to the states as the segments before left them,
+  by queries of their own, and the output projection joins both kinds of heads.
+  Along the text: when a segment closes, states attend to themselves and to its
+  tokens, and what comes of it meets the states in `gate`. `cell` says how:
+
+    dual    projected and gated; then through a feed-forward part, gated again
+    single  through a feed-forward part and tanh, gated once
+    skip    projected and gated
+
+  Each state has a learned start, which documents that begin see, and an
+  identity, which is added to it when it is looked at or looks. `zero_start`
+  multiplies what tokens recall by a learned scale that starts at zero. The
+  published code also shows the states tokens of the segment before.
+  """
+
+  states: int = 512
+  cell: str = 'skip'
+  gate: MemoryGate = dataclasses.field(default_factory=ElementGate)
+  norm: Norm = dataclasses.field(default_factory=RMSNorm)
+  zero_start: bool = False
+
+  def __post_init__(self):
+    if self.states < 1:
+      raise ValueError(
+        f'model.memory.states = {self.states} counts the states of a layer and '
+        'must be at least 1. Published: 512.'
+      )
+    if self.cell not in ('dual', 'single', 'skip'):
+      raise ValueError(
+        f"model.memory.cell = {self.cell!r} is no cell. Use 'dual', 'single' "
+        "or 'skip'."
+      )
+
+  def heads(self, num_heads):
+    return 2 * num_heads
+
+  def flops(self, sizes, segment):
+    width, heads = sizes.width, sizes.num_heads * sizes.head_width
+    asked = 2 * width * heads + 2 * heads * self.states  # and put out
+    state = 4 * width * heads + 2 * heads * (self.states + segment)
+    joined = {
+      'dual': 2 * heads * width + 8 * width**2,
+      'single': 8 * heads * width + 4 * width**2,
+      'skip': 2 * heads * width,
+    }[self.cell]
+    return 2.0 * (asked + (state + joined) * self.states / segment)
+
+  def initial(self, batch, sizes, dtype):
+    states = jnp.zeros((batch, self.states, sizes.width), dtype)
+    return Held((states, None), nowhere(batch))
+
+  def mix(self, param, carry, y, layer):
+    at, sizes = layer.tokens.at, layer.sizes
+    if not at.length:
+      return jnp.concatenate([y, y], axis=2), carry
+    q_BTNH = self._heads(param, 'ask', layer.norm(layer.tokens.x), sizes)
+    begins_BT = ~carry.of_same(at) & (at.document >= 0)
+    begins = at.replace(document=jnp.where(begins_BT, 0, EMPTY))
+    nobody = jnp.zeros((at.document.shape[0], 1), jnp.int32)
+    k, v = self._held(param, carry, sizes)
+    first_k, first_v = self._first(param, carry, begins_BT, sizes)
+    recalled = Dense()(
+      (
+        _source(q_BTNH, k, v, at, self._at(carry.at.document)),
+        _source(q_BTNH, first_k, first_v, begins, self._at(nobody)),
+      ),
+      None,
+    ).astype(y.dtype)
+    if self.zero_start:
+      shape, axes = y.shape[2:], ('heads', 'head_width')
+      scale_NH = param('scale', shape, axes, nn.initializers.zeros)
+      recalled *= scale_NH.astype(y.dtype)[None, None]
+    return jnp.concatenate([y, recalled], axis=2), carry
+
+  def write(self, param, carry, segment, layer):
+    text, sizes, (states, _) = segment.text, layer.sizes, carry.states
+    now = place(text.at, carry.at)
+    same_B11 = carry.of_same(now)[..., None]
+    old = jnp.where(same_B11, states, self._start(param, sizes, states.dtype))
+    new = self._next(param, old, text, now, sizes).astype(states.dtype)
+    read_B11 = (text.at.document >= 0).any(axis=1)[:, None, None]
+    new = jnp.where(read_B11, new, states)
+    return Held(self._kept(param, new, sizes), now), jnp.zeros((), jnp.float32)
+
+  def for_inference(self):
+    fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+    return ProjectedStateCell(**fields)
+
+  def _kept(self, param, states, sizes):
+    return states, None
+
+  def _held(self, param, carry, sizes):
+    """Keys and values of the states."""
+    return self._keys_and_values(param, carry.states[0], sizes)
+
+  def _first(self, param, carry, begins_BT, sizes):
+    """Keys and values of the learned states, which documents begin with."""
+    states = carry.states[0]
+    start = self._start(param, sizes, states.dtype)
+    start = jnp.broadcast_to(start, states.shape)
+    return self._keys_and_values(param, start, sizes)
+
+  def _keys_and_values(self, param, states, sizes):
+    seen = self._seen(param, states, sizes)
+    return tuple(
+      self._heads(param, name, seen, sizes) for name in ('key', 'value')
+    )
+
+  def _next(self, param, states, text, now, sizes):
+    """The states [B, M, D] behind a segment."""
+    seen, of_states = self._seen(param, states, sizes), self._at(now.document)
+    q, k, v, across = (
+      self._heads(param, name, seen, sizes)
+      for name in ('query', 'key', 'value', 'across')
+    )
+    itself = Dense()((_source(q, k, v, of_states, of_states),), None)
+    k = text.k[..., : sizes.head_width]
+    told = Dense()((_source(across, k, text.v, of_states, text.at),), None)
+    both = jnp.concatenate([itself, told], axis=2)
+    flat = both.reshape(*both.shape[:2], both.shape[2] * both.shape[3])
+    if self.cell == 'single':
+      new, hidden = _feed(param, flat, sizes.width)
+      return self.gate(within(param, 'gate'), states, jnp.tanh(new), hidden)
+    new = _linear(param, 'joined', flat, sizes.width)
+    states = self.gate(within(param, 'gate'), states, new, flat)
+    if self.cell == 'skip':
+      return states
+    normed = self.norm(within(param, 'ffn_norm'), states)
+    new, hidden = _feed(param, normed, sizes.width)
+    return self.gate(within(param, 'ffn_gate'), states, new, hidden)
+
+  def _seen(self, param, states, sizes):
+    """States as they are looked at: normed, each with its identity."""
+    normed = self.norm(within(param, 'norm'), states)
+    identity_MD = param(
+      'identity',
+      (self.states, sizes.width),
+      (None, 'width'),
+      nn.initializers.normal(1.0),
+    )
+    return normed + identity_MD.astype(normed.dtype)[None]
+
+  def _start(self, param, sizes, dtype):
+    shape, init = (self.states, sizes.width), nn.initializers.normal(0.1)
+    return param('start', shape, (None, 'width'), init).astype(dtype)[None]
+
+  def _heads(self, param, name, x, sizes):
+    """Of [B, M, D], scaled if they ask: [B, M, N, H]."""
+    shape = sizes.width, sizes.num_heads, sizes.head_width
+    kernel_DNH = param(name, shape, ('width', 'heads', 'head_width'))
+    y = jnp.einsum('bmd,dnh->bmnh', x, kernel_DNH.astype(x.dtype))
+    asks = name not in ('key', 'value')
+    return y * sizes.head_width**-0.5 if asks else y
+
+  def _at(self, document_B1: Array) -> Coords:
+    return segment_coords(jnp.repeat(document_B1, self.states, axis=1))
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectedStateCell(StateCell):
+  """The same cell, which also holds the keys and values of its states.
+
+  For a model whose parameters stand still, as `ProjectedXLCache` is.
+  """
+
+  def initial(self, batch, sizes, dtype):
+    held = super().initial(batch, sizes, dtype)
+    shape = batch, self.states, sizes.num_heads, sizes.head_width
+    nothing = jnp.zeros(shape, dtype)
+    return held.replace(states=(held.states[0], (nothing, nothing)))
+
+  def _kept(self, param, states, sizes):
+    return states, self._keys_and_values(param, states, sizes)
+
+  def _held(self, param, carry, sizes):
+    return carry.states[1]
+
+  def _first(self, param, carry, begins_BT, sizes):
+    nothing = jax.tree.map(jnp.zeros_like, carry.states[1])
+    started = super()._first(param, carry, begins_BT, sizes)
+    return jax.lax.cond(begins_BT.any(), lambda: started, lambda: nothing)
+
+
+def _source(q, k, v, q_at, k_at):
+  """Without positions: masks see to documents only."""
+  return Source(q, k, v, q_at, k_at, (), Everything())
+
+
+def _feed(param, x, width):
+  """A feed-forward part on x, and its hidden channels."""
+  hidden = nn.relu(_linear(param, 'ffn_in', x, 4 * width))
+  return _linear(param, 'ffn_out', hidden, width), hidden
+
+
+def _linear(param, name, x, width):
+  kernel = param(name, (x.shape[-1], width), (None, 'width'))
+  bias = param(f'{name}_bias', (width,), ('width',), nn.initializers.zeros)
+  y = jnp.einsum('bmd,df->bmf', x, kernel.astype(x.dtype))
+  return y + bias.astype(x.dtype)[None, None]
