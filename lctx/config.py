@@ -23,6 +23,7 @@ from lctx.fields import check, fields_of
 from lctx.models.decoder import Decoder
 from lctx.optimizer import Optimizer
 from lctx.overrides import from_json, override, to_json
+from lctx.positions import NoPosition, Position
 from lctx.sharding.mesh import Mesh
 from lctx.training.metrics import Logging
 from lctx.training.step import Training
@@ -143,6 +144,14 @@ def _check_effects(model: Decoder) -> None:
       f'{model.memory.length} carries nothing. Set the first to 0, or use '
       'model.memory=xlcache of some length.'
     )
+  sees = any(run.memory.attends for run in model.runs)
+  absolute = type(model.position).embed is not Position.embed
+  if not sees and not absolute and model.position != NoPosition():
+    raise ValueError(
+      f'model.position = {model.position} has no effect: model.memory = '
+      f'{model.memory} lets no layer attend to tokens. Use '
+      'model.position=noposition.'
+    )
   if any(model.embed.tie_projections) and not model.embed.projected:
     raise ValueError(
       f'model.embed.tie_projections = {model.embed.tie_projections} ties what '
@@ -153,7 +162,10 @@ def _check_effects(model: Decoder) -> None:
 
 def _check_order(model: Decoder) -> None:
   """Raises ValueError for a model that sees what it must predict."""
-  if any(x.reach.after != 0 for x in model.memory.patterns(model.pattern)):
+  patterns = [
+    p for run in model.runs for p in run.memory.patterns(model.pattern)
+  ]
+  if any(pattern.reach.after != 0 for pattern in patterns):
     raise ValueError(
       f'model.pattern = {model.pattern} lets a token see those after it, which '
       'a model that predicts the next token must not. In Python combine it '

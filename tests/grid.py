@@ -1,7 +1,8 @@
-"""The grid of attention: every position, pattern, score and kernel.
+"""The grid: every position, pattern, score, kernel and memory.
 
-One table for the tests (`test_grid.py`) and for `docs/support_matrix.md`, which
-`support_matrix.py` writes of a run. A new part is one entry here.
+One table for the tests (`test_grid.py`, `test_memory_grid.py`) and for
+`docs/support_matrix.md`, which `support_matrix.py` writes of a run. A new part
+is one entry here.
 """
 
 import itertools
@@ -11,7 +12,24 @@ from lctx.kernels.chunked import Chunked
 from lctx.kernels.dense import Dense
 from lctx.kernels.fused import Fused
 from lctx.kernels.splash import Splash
-from lctx.memory import TransientGlobal
+from lctx.memory import (
+  Associative,
+  Compressive,
+  DenseRetrieval,
+  GatedDelta,
+  GatedLinear,
+  HeadGate,
+  Infini,
+  Melodi,
+  OnLayers,
+  Retrieval,
+  SinkCache,
+  StateCell,
+  Together,
+  Tokens,
+  TransientGlobal,
+  XLCache,
+)
 from lctx.models.heads import (
   AdaptiveQueries,
   AdaptiveScores,
@@ -126,6 +144,66 @@ KERNELS = {
   'fused, gpu': Fused(8, 8, interpret=True, platform='gpu'),
   'splash': Splash(128, 128, interpret=True),
 }
+
+# Of two layers, in segments of SEGMENT tokens.
+MEMORIES = {
+  'xl': XLCache(MEMORY),
+  'compressive': Compressive(SEGMENT, 6, 2),
+  'tokens': Tokens(2),
+  'associative': Associative(2, 4, 2),
+  'state cell': StateCell(3),
+  'infini': Infini(),
+  'infini, delta': Infini(delta=True),
+  'gated delta': GatedDelta(chunk=3),
+  'gated linear, beside': GatedLinear(gate=HeadGate()),
+  'retrieval': Retrieval(LENGTH, 3),
+  'dense retrieval': DenseRetrieval(LENGTH),
+  'sinks': SinkCache(5, 2),
+  'melodi': Melodi(SEGMENT, 2, 4, 2),
+  'xl and infini': Together(XLCache(3), Infini()),
+  'xl, and a state cell above': OnLayers(
+    (-1,), Together(XLCache(5), StateCell(2)), XLCache(5)
+  ),
+}
+# Those that say themselves what of a segment is seen.
+WHOLE = ('compressive', 'tokens', 'associative', 'sinks', 'melodi')
+
+
+def empty_memory(position: str, pattern: str, memory: str) -> str | None:
+  """Why a cell of position, pattern and memory cannot be, or None."""
+  if position == 't5' and looks_ahead(pattern):
+    return 'causal buckets give keys ahead no distance'
+  if pattern in BESIDE:
+    return 'sums of blocks are the memory'
+  one_way = 'compressive', 'sinks', 'gated delta', 'gated linear, beside'
+  if memory in one_way and looks_ahead(pattern):
+    return 'it reads one way'
+  if memory in WHOLE and pattern not in ('causal', 'bidirectional'):
+    return 'it says itself what of a segment is seen'
+  if 'retrieval' in memory and PATTERNS[pattern].stride:
+    return 'it looks up keys in the gaps'
+  return None
+
+
+def memory_cells(positions=POSITIONS, patterns=PATTERNS):
+  """Every cell of position, pattern and memory that can be."""
+  cells = itertools.product(positions, patterns, MEMORIES)
+  return [cell for cell in cells if not empty_memory(*cell)]
+
+
+def with_memory(cells, axes=((0, 2), (1, 2))):
+  """Cells in which every position, and every pattern, meets every memory."""
+  wanted = {(axis, *(c[i] for i in axis)) for c in cells for axis in axes}
+  chosen = []
+
+  def found(cell):
+    return {(axis, *(cell[i] for i in axis)) for axis in axes} & wanted
+
+  while wanted:
+    best = max(cells, key=lambda cell: len(found(cell)))
+    chosen.append(best)
+    wanted -= found(best)
+  return chosen
 
 
 def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:

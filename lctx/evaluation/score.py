@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lctx.evaluation.rows import Rows
+from lctx.memory.base import Memory
 from lctx.models.decoder import Decoder
 from lctx.models.segments import merge, split
 from lctx.positions import Position
@@ -70,11 +71,12 @@ class Evaluation:
       ValueError: the model has no such thing to set.
     """
     memory = _with(
+      Memory,
       model.memory,
       memory=('length', self.memory),
       same_length=('same_length', self.same_length),
     )
-    position = _with(model.position, clamp=('clamp', self.clamp))
+    position = _with(Position, model.position, clamp=('clamp', self.clamp))
     if self.declared is not None:
       position = _declared(position, self.declared)
     return dataclasses.replace(model, memory=memory, position=position)
@@ -191,18 +193,35 @@ def _declared(position: Position, length: int) -> Position:
   return position.declared(length)
 
 
-def _with(part, **settings):
-  """`settings`: by the name in `eval`, the field of the part and its value."""
+def _with(kind: type, part, **settings):
+  """`settings`: by the name in `eval`, the field of the part and its value.
+
+  A part made of several of its `kind` has them changed that have such fields.
+  """
   given = {k: pair for k, pair in settings.items() if pair[1] is not None}
   changes = dict(given.values())
   said = ' and '.join(f'eval.{k} = {value}' for k, (_, value) in given.items())
-  fields = {field.name for field in dataclasses.fields(part)}
-  if not set(changes) <= fields:
-    raise ValueError(
-      f'{said} cannot be: {type(part).__name__} has no '
-      f'{", ".join(set(changes) - fields)}. Leave it none.'
-    )
   try:
-    return dataclasses.replace(part, **changes)
+    changed = _changed(kind, part, changes)
   except ValueError as error:
     raise ValueError(f'{said} does not fit the model: {error}') from error
+  if changed is None:
+    raise ValueError(
+      f'{said} cannot be: {type(part).__name__} has no {", ".join(changes)}. '
+      'Leave it none.'
+    )
+  return changed
+
+
+def _changed(kind: type, part, changes: dict):
+  """None = nothing in it has these fields."""
+  held = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+  if set(changes) <= set(held):
+    return dataclasses.replace(part, **changes)
+  inner = {
+    name: _changed(kind, value, changes)
+    for name, value in held.items()
+    if isinstance(value, kind)
+  }
+  inner = {name: value for name, value in inner.items() if value is not None}
+  return dataclasses.replace(part, **inner) if inner else None

@@ -17,6 +17,7 @@ from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
 from lctx.memory.compressors import Compressor, Conv
 from lctx.memory.held import Held, pushed
 from lctx.patterns.base import Everything
+from lctx.patterns.causal import Causal
 from lctx.types import Array, join, segment_coords
 
 
@@ -77,7 +78,7 @@ class Compressive(Memory):
       )
 
   def patterns(self, pattern):
-    return pattern, Everything()
+    return pattern, Causal()
 
   def flops(self, sizes, segment):
     if not self.compressor.learned:
@@ -108,7 +109,7 @@ class Compressive(Memory):
       k=k.astype(near.k.dtype),
       v=v.astype(near.v.dtype),
       k_at=compressed.at.shifted(self.recent),
-      pattern=Everything(),
+      pattern=Causal(),
     )
     return near, far
 

@@ -13,7 +13,7 @@ from lctx.layers.parameters import within
 from lctx.memory.base import Memory
 from lctx.memory.gates import HeadGate, MemoryGate
 from lctx.memory.held import Held, nowhere, pushed
-from lctx.patterns.base import Everything
+from lctx.patterns.causal import Causal
 from lctx.types import MASKED, Array
 
 AT_ONCE = 64  # MiB of logits that are searched in one turn
@@ -99,7 +99,7 @@ class DenseRetrieval(Memory):
     return 4.0 * sizes.num_heads * sizes.head_width * self.slots
 
   def patterns(self, pattern):
-    return pattern, Everything()
+    return pattern, Causal()
 
   def initial(self, batch, sizes, dtype):
     return empty_slots(self.slots, batch, sizes, dtype)
@@ -111,7 +111,7 @@ class DenseRetrieval(Memory):
       v=v.astype(near.v.dtype),
       k_at=carry.at,
       scores=tuple(score for score in near.scores if score.everywhere),
-      pattern=Everything(),
+      pattern=Causal(),
     )
     return near, far
 

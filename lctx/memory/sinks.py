@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lctx.memory.base import Memory
 from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
 from lctx.memory.held import Held, place, pushed
-from lctx.patterns.base import Pattern
+from lctx.patterns.base import Pattern, Reach
 from lctx.patterns.window import Window
 from lctx.types import EMPTY, Coords, distance
 
@@ -70,7 +70,7 @@ class SinkCache(Memory):
     return pattern & Window(self.recent - 1), Beyond(self.recent)
 
   def flops(self, sizes, segment):
-    return 0.0  # its keys are counted by `length`
+    return 4.0 * sizes.num_heads * sizes.head_width * self.sinks
 
   def initial(self, batch, sizes, dtype):
     return tuple(
@@ -123,6 +123,10 @@ class Beyond(Pattern):
 
   def allowed(self, q_at, k_at, heads_N):
     return distance(q_at, k_at) >= self.steps
+
+  @property
+  def reach(self):
+    return Reach(after=0)
 
 
 def _first(sinks: Held, states, at: Coords, now: Coords) -> Held:

@@ -85,7 +85,10 @@ class Attention(nn.Module):
     y_BTNH, memory = self.memory.mix(*given, y_BTNH, layer)
     shape = (*y_BTNH.shape[2:], sizes.width)
     out_NHD = param('out', shape, ('heads', 'head_width', 'width'))
-    y = jnp.einsum('btnh,nhd->btd', y_BTNH, out_NHD.astype(x.dtype))
+    out_NHD, own = out_NHD.astype(x.dtype), sizes.num_heads
+    y = jnp.einsum('btnh,nhd->btd', y_BTNH[:, :, :own], out_NHD[:own])
+    if y_BTNH.shape[2] > own:  # apart, so that zeros add nothing to the bit
+      y += jnp.einsum('btnh,nhd->btd', y_BTNH[:, :, own:], out_NHD[own:])
     return y, segment, memory, layer
 
   def _projections(self, param, queries_too: bool):

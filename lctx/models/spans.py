@@ -25,9 +25,13 @@ def effective_span(model: Decoder, params: Params) -> int | None:
 
 
 def trimmed(model: Decoder, params: Params) -> Decoder:
-  """The same function with no more memory than these parameters look at."""
+  """The same function with no more memory than these parameters look at.
+
+  Of a cache with a length; other memories stay as they are.
+  """
   span, memory = effective_span(model, params), model.memory
-  if span is None or span + 1 >= memory.length:
+  cache = any(f.name == 'length' for f in dataclasses.fields(memory))
+  if span is None or not cache or span + 1 >= memory.length:
     return model
   memory = dataclasses.replace(memory, length=span + 1)
   return dataclasses.replace(model, memory=memory)

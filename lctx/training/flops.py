@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lctx.models.decoder import Decoder
+from lctx.models.recurrent import Run
 from lctx.models.vocabulary import Embedding
 from lctx.patterns.base import Pattern, visible
 from lctx.types import join, segment_coords
@@ -74,32 +75,40 @@ def count(model: Decoder, segment: int, rows: int = 1) -> Flops:
   Text is read segment by segment, with a memory that is full. `rows` share
   one projection of the distances.
   """
-  sizes, stack, memory = model.sizes(), model.stack, model.memory.length
-  width, depth = sizes.width, stack.depth
+  runs = [_layers(model, run, segment, rows) for run in model.runs]
+  total = jax.tree.map(lambda *parts: sum(parts), *runs)
+  return Flops(**total, vocabulary=_vocabulary(model.embed))
+
+
+def _layers(model: Decoder, run: Run, segment: int, rows: int) -> dict:
+  """Of layers that remember alike, per token of text."""
+  sizes, stack, memory = model.sizes(), model.stack, run.memory.length
+  width, length = sizes.width, segment + sum(model.memory.around.counts)
   queries = 2 * width * sizes.num_heads * sizes.head_width
   keys = 2 * width * sizes.key_heads * sizes.head_width
-  near, *_ = model.memory.patterns(model.pattern)
-  seen = keys_seen(near, sizes.num_heads, segment, memory)
+  joined = queries * run.memory.heads(sizes.num_heads) / sizes.num_heads
+  seen = 0.0
+  if run.memory.attends:
+    near, *_ = run.memory.patterns(model.pattern)
+    seen = keys_seen(near, sizes.num_heads, length, memory)
   per_key = 2 * sizes.num_heads * sizes.head_width
-  scores = per_key * seen
   averages = model.heads.average(sizes) is not None  # of queries, one product
   remembered = 2 * keys + (queries if averages else 0)
   relative = 0.0
   if model.position.meets_queries:
     relative += per_key * seen
-  if model.position.projects:
-    relative += queries * (segment + memory) / (segment * rows)
-  ffn = 2 * width * stack.ffn_width_of(width)
-  return Flops(
-    projections=depth * 2 * (queries + keys),
-    attention=depth * (3 if averages else 2) * scores,
-    relative=depth * relative,
-    ffn=depth * stack.ffn.matrices * ffn,
-    gates=depth * 2 * stack.gate.matrices * 2 * width * width,
-    vocabulary=_vocabulary(model.embed),
-    memory=depth * model.memory.flops(sizes, segment),
-    reprojection=depth * remembered * memory / segment,
-  )
+  if model.position.projects and run.memory.attends:
+    relative += queries * (length + memory) / (length * rows)
+  more = run.depth * length / segment  # tokens without ids are read too
+  return {
+    'projections': more * (queries + 2 * keys + joined),
+    'attention': more * (3 if averages else 2) * per_key * seen,
+    'relative': more * relative,
+    'ffn': more * stack.ffn.matrices * 2 * width * stack.ffn_width_of(width),
+    'gates': more * 2 * stack.gate.matrices * 2 * width * width,
+    'memory': run.depth * run.memory.flops(sizes, segment),
+    'reprojection': run.depth * remembered * memory / segment,
+  }
 
 
 def keys_seen(

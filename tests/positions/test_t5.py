@@ -146,7 +146,7 @@ def test_layers_share_a_table_or_have_their_own(per_layer, close):
   q_at = segment_coords(jnp.zeros((1, segment), jnp.int32))
   k_at = segment_coords(jnp.zeros((1, 3 + segment), jnp.int32), start=-3)
   for layer in range(2):
-    score = jax.tree.map(lambda x, i=layer: x[i], scores)[0]
+    score = jax.tree.map(lambda x, i=layer: x[i], scores[0])[0]
     got = score.block(jnp.zeros((2, 1, 4, 7)), None, q_at, k_at)
     steps = 3 + np.arange(4)[:, None] - np.arange(7)[None]
     want = np.asarray(tables[layer])[position.bucket(steps)]

@@ -1,0 +1,249 @@
+"""How a stack carries: its layers, and how segments open and close."""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lctx.layers.parameters import Owner
+from lctx.memory.base import Memory, remembers
+from lctx.memory.held import (
+  exchanged,
+  forgotten,
+  last_read,
+  nowhere,
+  place,
+  where,
+)
+from lctx.models.block import Block, Shared
+from lctx.models.carry import (
+  LayerCarry,
+  ModelCarry,
+  first_layer,
+  open_segment,
+  per_layer,
+  token_before,
+)
+from lctx.types import (
+  EMPTY,
+  Array,
+  Coords,
+  Params,
+  join,
+  offsets,
+  segment_coords,
+)
+
+
+class Run(NamedTuple):
+  """Equal layers, one after the other."""
+
+  name: str  # of their parameters
+  memory: Memory
+  depth: int
+
+
+class Recurrent(nn.Module):
+  """A stack of layers that remember; a model's fields are the parts.
+
+  It asks `sizes(segment)` of the model, and `_drop`, its dropout of states.
+  """
+
+  @property
+  def runs(self) -> tuple[Run, ...]:
+    """Layers one after the other that remember alike: each is one scan."""
+    memories = self.memory.of_layers(self.stack.depth)
+    runs = [(m, len([*same])) for m, same in itertools.groupby(memories)]
+    if len(runs) == 1:
+      return (Run('layers', *runs[0]),)
+    return tuple(Run(f'layers_{i}', *run) for i, run in enumerate(runs))
+
+  def set_up_layers(self) -> None:
+    """The submodules that layers are made of."""
+    self.once = Owner(self.position.once)
+    self.memory_once = [Owner(run.memory.once) for run in self.runs]
+    self.around = Owner(_asked)
+    block = Block
+    if self.compute.remat_layers:
+      block = nn.remat(Block, prevent_cse=False)
+    for run in self.runs:
+      layers = nn.scan(
+        block,
+        variable_axes={'params': 0},
+        split_rngs={'params': True, 'dropout': True},
+        in_axes=(0, 0, *(nn.broadcast,) * 4),
+        length=run.depth,
+        unroll=min(self.compute.unroll, run.depth),
+        metadata_params={nn.PARTITION_NAME: 'layers'},
+      )(
+        self.stack,
+        self.position,
+        self.heads,
+        self.pattern,
+        run.memory,
+        self.dropout,
+        self.compute.kernel,
+        self.memory.around.counts,
+      )
+      setattr(self, run.name, layers)
+
+  def layers_of(self, x, at, carry, scores, sizes, closing_B=None):
+    """All of them: states, carry and auxiliary losses."""
+    position = self.once(sizes, self._drop) if scores is None else None
+    layers, total = [], 0.0
+    for i, run in enumerate(self.runs):
+      memory = self.memory_once[i](sizes, self._drop)
+      given = None if scores is None else scores[i]
+      shared = Shared(position, memory)
+      layer = getattr(self, run.name)
+      inputs = (carry.layers[i], given, shared, at, sizes, closing_B)
+      x, (new, penalties) = layer(x, *inputs)
+      layers.append(new)
+      total += penalties.sum()
+    return x, carry.replace(layers=tuple(layers)), total
+
+  def whole(self, x, at, carry, scores, sizes):
+    """A whole segment, with what stands around its text."""
+    around = self.memory.around
+    if not any(around.counts):
+      return self.layers_of(x, at, carry, scores, sizes)
+    start, stop = around.before, around.before + at.length
+    last = place(at, nowhere(at.document.shape[0]))
+    first = self._first(carry, sizes)
+    parts = first, (x, at), self._last(carry, last, stop, sizes)
+    x = jnp.concatenate([x for x, _ in parts if x is not None], axis=1)
+    at = functools.reduce(join, (at for _, at in parts if at is not None))
+    x, carry, penalty = self.layers_of(x, at, carry, scores, sizes)
+    carry = self._kept(carry, x[:, stop:], last)
+    return x[:, start:stop], carry, penalty
+
+  def _first(self, carry, sizes):
+    """States and coordinates of what stands before the text."""
+    around = self.memory.around
+    if not around.before:
+      return None, None
+    x, document_BT = self.around(around.first, first_layer(carry.around), sizes)
+    return x.astype(sizes.dtype), segment_coords(document_BT)
+
+  def _last(self, carry, place, start, sizes):
+    """The same behind the text, whose last token sat at `place`."""
+    around = self.memory.around
+    if not around.after:
+      return None, None
+    x = self.around(around.last, first_layer(carry.around), place, sizes)
+    document_BT = jnp.repeat(place.document, around.after, axis=1)
+    at = segment_coords(document_BT, start)
+    began = jnp.full_like(at.segment, around.before)
+    return x.astype(sizes.dtype), at.replace(segment=began)
+
+  def _kept(self, carry, x, place):
+    around = self.memory.around
+    if not around.after:
+      return carry
+    kept = self.around(around.keep, first_layer(carry.around), x, place)
+    return carry.replace(around=jax.tree.map(lambda leaf: leaf[None], kept))
+
+  def opened(self, batch: int, segment: int, scores: Any) -> ModelCarry:
+    """Rows that have read nothing, with an open segment each."""
+    sizes = self.sizes(segment)
+    opened = open_segment(batch, segment, self.memory.around.counts, sizes)
+    carry = self.initial(batch)
+    layers = tuple(
+      layer.replace(open=per_layer(opened, run.depth))
+      for layer, run in zip(carry.layers, self.runs)
+    )
+    carry = carry.replace(layers=layers)
+    return self._begun(carry, jnp.ones(batch, bool), scores, sizes)
+
+  def closed(self, carry: ModelCarry, scores: Any) -> ModelCarry:
+    """Rows whose text is full: into memory, and a new segment begins."""
+    text = carry.open.text.at
+    batch, segment = text.document.shape
+    sizes, closing_B = self.sizes(segment), carry.open.filled == segment
+    last = place(text, nowhere(batch))
+    last = last.replace(
+      document=jnp.where(closing_B[:, None], last.document, EMPTY)
+    )
+    start = self.memory.around.before + segment
+    x, at = self._last(carry, last, start, sizes)
+    if x is None:
+      x = jnp.zeros((batch, 0, sizes.width), sizes.dtype)
+      at = segment_coords(jnp.zeros((batch, 0), jnp.int32), start)
+    x, new, _ = self.layers_of(x, at, carry, scores, sizes, closing_B)
+    return self._begun(self._kept(new, x, last), closing_B, scores, sizes)
+
+  def _begun(self, carry, rows_B, scores, sizes):
+    """With what stands before the text, in new segments of these rows."""
+    x, at = self._first(carry, sizes)
+    if x is None:
+      return carry
+    document_BT = jnp.where(rows_B[:, None], at.document, EMPTY)
+    at = at.replace(document=document_BT)
+    return self.layers_of(x, at, carry, scores, sizes)[1]
+
+  def counted(self, at: Coords, carry: ModelCarry) -> Coords:
+    """With the offset of each token in its document, wherever that began."""
+    memories = first_layer(tuple(layer.memory for layer in carry.layers))
+    last, opened = last_read(memories), carry.open
+    if opened is not None:
+      last = token_before(opened.text, at, last)
+    if last is None:
+      return at
+    return at.replace(offset=offsets(at.document, *last))
+
+  @property
+  def remembers(self) -> bool:
+    """Whether anything is carried from segment to segment."""
+    return any(remembers(run.memory, self.sizes()) for run in self.runs)
+
+  @nn.nowrap
+  def initial(self, batch: int) -> ModelCarry:
+    """The carry of `batch` rows that have read nothing; leaves [L, B, ...]."""
+    sizes, dtype = self.sizes(), self.compute.jax_dtype
+    layers = tuple(
+      LayerCarry(per_layer(run.memory.initial(batch, sizes, dtype), run.depth))
+      for run in self.runs
+    )
+    around = self.memory.around.initial(batch, sizes, dtype)
+    return ModelCarry(layers, per_layer(around, 1))
+
+  @nn.nowrap
+  def open(
+    self, params: Params, batch: int, segment: int, scores: Any = None
+  ) -> ModelCarry:
+    """As `initial`, with open segments: for reading token by token."""
+    given = batch, segment, scores
+    return self.apply({'params': params}, *given, method='opened')
+
+  @nn.nowrap
+  def close(
+    self, params: Params, carry: ModelCarry, scores: Any = None
+  ) -> ModelCarry:
+    """Rows whose open segment is full: into memory, and it is empty again."""
+    return self.apply({'params': params}, carry, scores, method='closed')
+
+  @nn.nowrap
+  def forget(self, carry: ModelCarry, rows_B: Array) -> ModelCarry:
+    """The carry with the memory of some rows emptied."""
+    return carry.of_memory(forgotten, rows_B)
+
+  @nn.nowrap
+  def exchange(self, carry: ModelCarry, rows_B: Array) -> ModelCarry:
+    """Row b with what row `rows_B[b]` remembers, in row b's own slots."""
+    return carry.of_memory(exchanged, rows_B)
+
+  @nn.nowrap
+  def where(
+    self, rows_B: Array, new: ModelCarry, old: ModelCarry
+  ) -> ModelCarry:
+    """`new` in the rows where `rows_B` is true, else `old`."""
+    return where(rows_B, new, old, axis=1)
+
+
+def _asked(param: Callable, question: Callable, *given):
+  """An owner that answers several questions of one part."""
+  return question(param, *given)

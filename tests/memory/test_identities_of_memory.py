@@ -1,0 +1,425 @@
+"""What the equations of single memories imply."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+import tiny
+from test_equations import MEMORIES, SEGMENT, model_with
+
+from lctx.memory import (
+  Associative,
+  DenseRetrieval,
+  ElementGate,
+  FullGate,
+  GatedDelta,
+  GatedLinear,
+  HeadGate,
+  Held,
+  Infini,
+  LstmGate,
+  Memory,
+  Retrieval,
+  Segment,
+  SinkCache,
+  StateCell,
+  Together,
+  Tokens,
+  XLCache,
+  combine,
+  retrieval,
+)
+from lctx.memory.associative import recalled, rewritten
+from lctx.memory.base import Layer
+from lctx.memory.infini import features
+from lctx.memory.infini import recalled as mean_of_past
+from lctx.models.segments import scan_segments, split
+from lctx.types import segment_coords
+
+N, H, D = 2, 4, 8
+
+
+def normal(seed, *shape):
+  values = np.random.default_rng(seed).standard_normal(shape)
+  return jnp.asarray(values, jnp.float32)
+
+
+class Part:
+  """A layer of random projections, for memories that ask one."""
+
+  def __init__(self, memory):
+    model = dataclasses.replace(
+      tiny.transformer_xl(width=D, num_heads=N, head_width=H), memory=memory
+    )
+    self.memory, self.sizes = memory, model.sizes(6)
+    self.made = {}
+
+  def param(self, name, shape, axes, init=None):
+    if name not in self.made:
+      values = normal(len(self.made) + 1, *shape)
+      self.made[name] = values / (shape[0] ** 0.5 if len(shape) > 1 else 1)
+    return self.made[name]
+
+  def projected(self, name, x):
+    kernel = self.param(name, (D, N, H), ())
+    return jnp.einsum('btd,dnh->btnh', x, kernel)
+
+  def read(self, x, document):
+    """The tokens of a stretch, and the layer that has read them."""
+    k, v = self.projected('k', x), self.projected('v', x)
+    tokens = Segment(x, k, v, x, segment_coords(document))
+    layer = Layer(
+      tokens=tokens,
+      near=None,
+      x=x,
+      norm=lambda x: x,
+      project=None,
+      queries=lambda x: self.projected('q', x) * H**-0.5,
+      kernel=None,
+      shared=None,
+      sizes=self.sizes,
+    )
+    return tokens, layer
+
+
+def test_infini_recalls_the_mean_of_all_values_weighted_by_its_kernel(close):
+  part = Part(Infini())
+  x, document = normal(0, 2, 12, D), jnp.zeros((2, 12), jnp.int32)
+  carry = part.memory.initial(2, part.sizes, jnp.float32)
+  for start in range(0, 12, 4):
+    now = slice(start, start + 4)
+    tokens, layer = part.read(x[:, now], document[:, now])
+    carry, _ = part.memory.write(part.param, carry, tokens, layer)
+  q = normal(9, 2, 3, N, H)
+  got = mean_of_past(*carry.states, features(q))
+  k, v = part.projected('k', x), part.projected('v', x)
+  weight = jnp.einsum('btnh,bsnh->bnts', features(q), features(k))
+  want = jnp.einsum(
+    'bnts,bsnh->btnh', weight / weight.sum(axis=-1, keepdims=True), v
+  )
+  close(got, want)
+
+
+def test_the_delta_rule_writes_the_same_pair_once(close):
+  part = Part(Infini(delta=True))
+  carry = part.memory.initial(1, part.sizes, jnp.float32)
+  tokens, layer = part.read(normal(0, 1, 1, D), jnp.zeros((1, 1), jnp.int32))
+  once, _ = part.memory.write(part.param, carry, tokens, layer)
+  twice, _ = part.memory.write(part.param, once, tokens, layer)
+  close(twice.states[0], once.states[0])
+  assert np.abs(once.states[0]).max() > 0.1
+  linear = Part(Infini())
+  once, _ = linear.memory.write(linear.param, carry, tokens, layer)
+  twice, _ = linear.memory.write(linear.param, once, tokens, layer)
+  close(twice.states[0], 2 * once.states[0])
+
+
+def test_an_association_that_is_written_anew_recalls_the_new_value(close):
+  k = jnp.abs(normal(0, 1, 1, 6))
+  old, new = normal(1, 1, 1, D), normal(2, 1, 1, D)
+  strength = jnp.ones((1, 1))
+  empty = jnp.zeros((1, 6, D)), jnp.zeros((1, 6))
+  first = rewritten(*empty, k, old, strength)
+  close(recalled(*first, k), old)
+  matrix, z = rewritten(*first, k, new, strength)
+  close(recalled(matrix, z, k), new)
+  close(z, first[1])  # the key was known
+
+
+AFFINE = {
+  'infini': Infini(),
+  'infini, delta': Infini(delta=True),
+  'gated delta': GatedDelta(chunk=3),
+  'gated linear': GatedLinear(chunk=4),
+}
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('name', AFFINE)
+def test_stretches_combine_in_any_order_to_what_one_after_the_other_did(
+  name, seed, close
+):
+  """With documents that begin anywhere, and slots that hold nothing."""
+  part, random = Part(AFFINE[name]), np.random.default_rng(seed)
+  memory, sizes, length = part.memory, part.sizes, 24
+  x = normal(seed, 2, length, D)
+  document = np.sort(random.integers(0, 3, (2, length)), axis=1)
+  document[0, : random.integers(0, 9)] = -1
+  document[1, length - random.integers(0, 9) :] = -1
+  cuts = [
+    0,
+    *np.sort(random.choice(range(1, length), 5, replace=False)),
+    length,
+  ]
+  carry = memory.initial(2, sizes, jnp.float32)
+  updates, start = [], carry
+  for begin, end in itertools.pairwise(cuts):
+    tokens, layer = part.read(
+      x[:, begin:end], jnp.asarray(document[:, begin:end], jnp.int32)
+    )
+    updates.append(memory.summarise(part.param, tokens, carry, layer))
+    y = jnp.zeros((2, end - begin, N, H))
+    if isinstance(memory, GatedDelta):
+      _, carry = memory.mix(part.param, carry, y, layer)
+    carry, _ = memory.write(part.param, carry, tokens, layer)
+  while len(updates) > 1:
+    i = random.integers(len(updates) - 1)
+    updates[i : i + 2] = [combine(*updates[i : i + 2])]
+  held, want = start, carry
+  while not isinstance(held, Held):
+    held, want = held[0], want[0]
+  got = updates[0].of(held.states, held.at.document[:, -1])
+  jax.tree.map(close, got, want.states)
+  np.testing.assert_array_equal(
+    updates[0].last(held.at.document[:, -1]), want.at.document[:, -1]
+  )
+  assert min(np.abs(x).max() for x in want.states) > 1e-3
+
+
+def test_a_retrieved_set_is_the_best_by_any_turns(monkeypatch, close):
+  memory, batch, slots = Retrieval(40, 5), 2, 40
+  part = Part(memory)
+  q, k, v = (
+    normal(0, 2, 7, N, H),
+    normal(1, 2, slots, N, H),
+    normal(2, 2, slots, N, H),
+  )
+  seen = jnp.asarray(np.random.default_rng(0).random((2, 7, slots)) < 0.4)
+  got = retrieval.nearest(q, k, v, seen, 5)
+  want = np.zeros(q.shape)
+  for b, t, n in np.ndindex(batch, 7, N):
+    there = np.flatnonzero(seen[b, t])
+    logits = np.asarray(k[b, there, n] @ q[b, t, n], np.float64)
+    best = np.argsort(-logits)[:5]
+    weight = np.exp(logits[best])
+    want[b, t, n] = weight @ v[b, there[best], n] / weight.sum()
+  close(got, want)
+  turns = retrieval._in_turns(
+    lambda q, seen: retrieval.nearest(q, k, v, seen, 5), (q, seen), 3
+  )
+  close(turns, want)
+  del part
+
+
+def test_sinks_stay_the_masked_quadratic_reference_long_after_wrap_around(
+  close,
+):
+  model = model_with(SinkCache(7, 2))
+  params, count = tiny.large_params(model), 15
+  ids = tiny.some_ids(1, count * SEGMENT)
+  got, _ = tiny.loop(model, params, ids, [SEGMENT] * count)
+  wide = jax.tree.map(np.asarray, params)
+  want = oracle.hidden(wide, oracle.Sinks, np.split(np.asarray(ids)[0], count))
+  close(got[0], want)
+
+
+def grad_of_tables(name, gradient_segments, count=4):
+  """The gradient of the last segment's loss, by which segment's tokens."""
+  model = model_with(
+    MEMORIES[name][0] if name in MEMORIES else XLCache(SEGMENT)
+  )
+  embed = dataclasses.replace(model.embed, tie_weights=False)
+  model = dataclasses.replace(model, embed=embed)
+  params = tiny.large_params(model)
+  each = 29 // count
+  tokens = jnp.arange(count * SEGMENT)[None] % SEGMENT % each
+  tokens += each * (jnp.arange(count * SEGMENT) // SEGMENT)[None]
+
+  @tiny.quick_jit
+  def grad(params):
+    def loss(params):
+      def one(carry, tokens):
+        given, at = {'params': params}, segment_coords(jnp.zeros_like(tokens))
+        hidden, carry, _ = model.apply(given, tokens, at, carry)
+        return carry, jnp.square(hidden).sum()
+
+      _, sums = scan_segments(
+        one,
+        model.initial(1),
+        split(tokens, SEGMENT),
+        gradient_segments=gradient_segments,
+      )
+      return sums[-1]
+
+    return jax.grad(loss)(params)
+
+  table = grad(params)['vocabulary']['table_0']
+  return [
+    float(np.abs(table[each * s : each * (s + 1)]).max()) for s in range(count)
+  ]
+
+
+FLOWS = [
+  'xl',
+  'conv',
+  'infini',
+  'infini, delta',
+  'gated delta',
+  'cell, skip',
+  'tokens',
+  'associative',
+  'melodi, long',
+]
+
+
+@pytest.mark.parametrize('name', FLOWS)
+def test_gradients_reach_as_many_segments_as_are_asked_for(name):
+  """And not one more: k2 of Recurrent Memory Transformers truncates."""
+  *before, third, last = grad_of_tables(name, gradient_segments=1)
+  assert before == [0, 0] and third > 1e-6 and last > 1e-3
+
+
+@pytest.mark.parametrize('name', ['retrieval', 'dense retrieval'])
+def test_no_gradient_reaches_what_is_retrieved(name):
+  *before, last = grad_of_tables(name, gradient_segments=3)
+  assert before == [0, 0, 0] and last > 1e-3
+
+
+def test_through_recurrent_memory_gradients_reach_the_first_segment():
+  for name in ('tokens', 'cell, dual', 'gated linear'):
+    assert min(grad_of_tables(name, gradient_segments=3)) > 1e-9, name
+
+
+def test_the_reconstruction_loss_trains_the_compressor_alone():
+  for name in ('conv', 'dilated conv'):
+    model = model_with(MEMORIES[name][0])
+    params, ids = tiny.large_params(model), tiny.some_ids(2, 4 * SEGMENT)
+
+    @tiny.quick_jit
+    def grad(params, ids, model=model):
+      def loss(params):
+        def one(carry, tokens):
+          at = segment_coords(jnp.zeros_like(tokens))
+          given = {'params': params}
+          _, carry, penalty = model.apply(given, tokens, at, carry)
+          return carry, penalty
+
+        _, penalty = scan_segments(
+          one, model.initial(2), split(ids, SEGMENT), gradient_segments=3
+        )
+        return penalty.sum()
+
+      return jax.value_and_grad(loss)(params)
+
+    value, grads = grad(params, ids)
+    assert value > 0.1
+    for path, g in jax.tree_util.tree_leaves_with_path(grads):
+      trained = 'compressor' in jax.tree_util.keystr(path)
+      assert (np.abs(g).max() > 0) == trained, path
+
+
+ZERO = {
+  'infini': Infini(gate=HeadGate(zero_start=True)),
+  'infini, elements': Infini(delta=True, gate=ElementGate(zero_start=True)),
+  'infini, full': Infini(gate=FullGate(zero_start=True)),
+  'retrieval': Retrieval(12, 3, HeadGate(zero_start=True)),
+  'delta': GatedDelta(gate=LstmGate(zero_start=True)),
+  'cell': StateCell(3, zero_start=True),
+  'associative': Associative(2, 4),
+}
+
+
+@pytest.mark.parametrize('name', ZERO)
+def test_a_memory_that_starts_at_zero_leaves_a_trained_model_as_it_was(
+  name, close
+):
+  """Bit for bit, after several segments; and it has a gradient at once."""
+  plain = model_with(Memory())
+  more = dataclasses.replace(plain, memory=ZERO[name])
+  params = tiny.large_params(plain)
+  grown = more.init_params(jax.random.key(0))
+
+  def taken(path, new):
+    old = params
+    for step in path:
+      old = old.get(step.key) if isinstance(old, dict) else None
+    if old is None or old.shape == new.shape:
+      return new if old is None else old
+    return new.at[:, : old.shape[1]].set(old)  # of more heads, the first
+
+  grown = jax.tree_util.tree_map_with_path(taken, grown)
+  ids = tiny.some_ids(2, 3 * SEGMENT)
+  want, _ = tiny.loop(plain, params, ids, [SEGMENT] * 3)
+  got, _ = tiny.loop(more, grown, ids, [SEGMENT] * 3)
+  if name == 'associative':  # products with more rows round in another order
+    close(got, want, 1e-6)
+  else:
+    np.testing.assert_array_equal(got, want)
+
+  @tiny.quick_jit
+  def grad(params):
+    def loss(params):
+      def one(carry, tokens):
+        at = segment_coords(jnp.zeros_like(tokens))
+        hidden, carry, _ = more.apply({'params': params}, tokens, at, carry)
+        return carry, jnp.square(hidden).sum()
+
+      parts = split(ids, SEGMENT)
+      _, sums = scan_segments(one, more.initial(2), parts, gradient_segments=2)
+      return sums.sum()
+
+    return jax.grad(loss)(params)
+
+  grads = grad(grown)['layers']
+  starts = 'memory_value' if name == 'associative' else 'scale'
+  moved = [
+    np.abs(g).max()
+    for n, g in grads.items()
+    if n.startswith('memory') and n.endswith(starts)
+  ]
+  assert max(moved) > 0
+
+
+@pytest.mark.parametrize('name', ['tokens', 'cell, skip', 'infini'])
+def test_going_back_over_more_segments_costs_their_carries_alone(name):
+  """With rematerialisation, in the compiled program."""
+  model = model_with(MEMORIES[name][0])
+  shapes = jax.eval_shape(model.init_params, jax.random.key(0))
+  carry = jax.eval_shape(lambda: model.initial(2))
+  per_segment = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
+
+  def bytes_of(count):
+    def loss(params, ids):
+      def one(carry, tokens):
+        at = segment_coords(jnp.zeros_like(tokens))
+        hidden, carry, _ = model.apply({'params': params}, tokens, at, carry)
+        return carry, jnp.square(hidden).sum()
+
+      _, sums = scan_segments(
+        one,
+        model.initial(2),
+        split(ids, SEGMENT),
+        gradient_segments=count - 1,
+        remat=True,
+      )
+      return sums.sum()
+
+    ids = jax.ShapeDtypeStruct((2, count * SEGMENT), jnp.int32)
+    program = tiny.quick_jit(jax.grad(loss)).lower(shapes, ids).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+  four, sixteen, more = map(bytes_of, (4, 16, 64))
+  tokens = 2 * SEGMENT * 4
+  slope = (more - sixteen) / 48
+  assert (sixteen - four) / 12 == pytest.approx(slope, rel=0.25)
+  assert slope <= 1.5 * (per_segment + 8 * tokens), (slope, per_segment)
+
+
+def test_a_state_that_overflows_is_no_number_and_not_a_large_one():
+  part = Part(Infini())
+  carry = part.memory.initial(1, part.sizes, jnp.float32)
+  tokens, layer = part.read(normal(0, 1, 4, D), jnp.zeros((1, 4), jnp.int32))
+  huge = dataclasses.replace(tokens, k=tokens.k * 0 + 2e38, v=tokens.v)
+  carry, _ = part.memory.write(part.param, carry, huge, layer)
+  got = mean_of_past(*carry.states, features(normal(1, 1, 2, N, H)))
+  assert np.isnan(got).all()
+
+
+def test_memories_that_cannot_be_together_say_so():
+  with pytest.raises(ValueError, match='two memories that put tokens around'):
+    Together(Tokens(2), Associative(2))
+  assert Together(XLCache(3), DenseRetrieval(4)).length == 3

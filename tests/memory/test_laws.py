@@ -1,0 +1,121 @@
+"""Laws that every memory obeys, each checked with one compiled segment."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from test_equations import MEMORIES, SEGMENT, model_with
+
+from lctx.memory import HeadGate, Infini, OnLayers, Together, XLCache
+
+ROWS, COUNT = 3, 3
+LENGTH = SEGMENT * COUNT
+MORE = {
+  'xl': XLCache(7),
+  'together': Together(XLCache(5), Infini()),
+  'on layers': OnLayers((1,), Infini(gate=HeadGate(start=1.0)), XLCache(5)),
+}
+EVERY = {name: memory for name, (memory, _) in MEMORIES.items()} | MORE
+KEPT = [name for name in EVERY if name != 'none']
+
+
+def begun(name):
+  """A model, its parameters, and what it carries of some text."""
+  model = model_with(EVERY[name])
+  params = tiny.large_params(model)
+  ids = tiny.some_ids(ROWS, LENGTH)
+  _, carry = tiny.loop(model, params, ids, [SEGMENT] * COUNT)
+  return model, params, ids, carry
+
+
+def read(model, params, ids, carry):
+  """One more segment."""
+  document = jnp.zeros_like(ids)
+  return tiny.jitted_segment(model, params, ids, document, carry)[0]
+
+
+@pytest.mark.parametrize('name', EVERY)
+def test_no_token_changes_what_comes_before_it_and_all_that_comes_after(name):
+  """Not through a state either that its own segment writes."""
+  model = model_with(EVERY[name])
+  params, place = tiny.large_params(model), SEGMENT + 2
+  ids = tiny.some_ids(ROWS, LENGTH)
+  other = ids.at[:, place].add(1)
+  first, then = (
+    tiny.loop(model, params, x % 29, [SEGMENT] * COUNT)[0] for x in (ids, other)
+  )
+  moved = np.abs(first - then).max(axis=(0, 2))
+  assert (moved[:place] == 0).all()
+  assert (moved[place : 2 * SEGMENT] > 1e-4).all()
+  assert (moved[2 * SEGMENT :] > 1e-6).all() == (name != 'none'), moved
+
+
+@pytest.mark.parametrize('name', KEPT)
+def test_forgotten_rows_read_as_new_ones_and_the_rest_as_before(name, close):
+  model, params, ids, carry = begun(name)
+  forgot = model.forget(carry, jnp.array([True, False, True]))
+  now = ids[:, :SEGMENT]
+  fresh = read(model, params, now, model.initial(ROWS))
+  kept = read(model, params, now, carry)
+  got = read(model, params, now, forgot)
+  close(got, jnp.stack([fresh[0], kept[1], fresh[2]]), 1e-6)
+  assert np.abs(fresh - kept).max(axis=(1, 2)).min() > 1e-4
+
+
+@pytest.mark.parametrize('name', KEPT)
+def test_an_exchanged_row_reads_as_if_it_had_the_others_past(name, close):
+  model, params, ids, carry = begun(name)
+  rows, now = jnp.array([2, 0, 1]), ids[:, :SEGMENT]
+  got = read(model, params, now, model.exchange(carry, rows))
+  back = jnp.argsort(rows)
+  want = read(model, params, now[back], carry)[rows]
+  close(got, want, 1e-6)
+  assert np.abs(got - read(model, params, now, carry)).max() > 1e-4
+
+
+@pytest.mark.parametrize('name', KEPT)
+def test_the_form_for_inference_says_the_same(name, close):
+  model, params, ids, _ = begun(name)
+  fast = model.for_inference()
+  if fast == model:
+    pytest.skip('it has one form')
+  document = jnp.zeros_like(ids).at[1, 8:].set(1)
+  want, got = (
+    tiny.loop(m, params, ids, [SEGMENT] * COUNT, document)[0]
+    for m in (model, fast)
+  )
+  close(got, want)
+
+
+def test_a_carry_that_does_not_fit_is_refused_by_name():
+  model, params, ids, carry = begun('infini')
+  with pytest.raises(ValueError, match=r'carry\.layers\.0\.memory\.states\.0'):
+    read(model, params, ids[:2, :SEGMENT], carry)
+  with pytest.raises(ValueError, match=r'another kind .* model\.memory = XL'):
+    read(model_with(XLCache(4)), params, ids[:, :SEGMENT], carry)
+  more = dataclasses.replace(
+    model, stack=dataclasses.replace(model.stack, depth=3)
+  )
+  with pytest.raises(ValueError, match='3, 3, 2, 8, 8'):
+    read(more, params, ids[:, :SEGMENT], carry)
+
+
+def test_layers_that_remember_alike_are_one_scan():
+  model = dataclasses.replace(
+    tiny.transformer_xl(depth=5), memory=OnLayers((1, -1), Infini(), XLCache(4))
+  )
+  assert [(run.name, run.depth) for run in model.runs] == [
+    ('layers_0', 1),
+    ('layers_1', 1),
+    ('layers_2', 2),
+    ('layers_3', 1),
+  ]
+  shapes = jax.eval_shape(model.init_params, jax.random.key(0))
+  assert shapes['layers_2']['attention']['query'].shape[0] == 2
+  assert (
+    'memory_gate_bias' in shapes['layers_3']
+    or 'memory_bias' in (shapes['layers_3'])
+  )
