@@ -110,13 +110,8 @@ class GatedDelta(Affine):
     """(I + L)^-1 x, L what each token's key shares with those before it."""
     shared = jnp.einsum('btnh,bsnh->bnts', inputs.k, inputs.k)
     strength_BNT1 = inputs.strength.swapaxes(1, 2)[..., None]
-    lower = jnp.tril(shared * decay * strength_BNT1, -1)
-    return jax.scipy.linalg.solve_triangular(
-      lower + jnp.eye(lower.shape[-1])[None, None],
-      x,
-      lower=True,
-      unit_diagonal=True,
-    )
+    inverse = inverted(jnp.tril(shared * decay * strength_BNT1, -1))
+    return jnp.einsum('bnts,bnsv->bntv', inverse, x)
 
   def _read(self, held, inputs):
     """The states after these tokens, and what each recalls [B, T, N, H]."""
@@ -246,6 +241,35 @@ class Chunk(NamedTuple):
     old = jnp.einsum('bnch,bnhv->bncv', self.q, matrix)
     y = jnp.einsum('bncs,bnsv->bncv', self.met, written)
     return (y + jnp.where(live, old, 0.0)).swapaxes(1, 2)
+
+
+def inverted(lower: Array) -> Array:
+  """(I + L)^-1 [B, N, C, C], for L below the diagonal, by products alone.
+
+  The inverse of [[A, 0], [L, D]] is [[A', 0], [-D' L A', D']], so blocks of
+  any size are inverted at once, and then blocks of twice that size. Solving row
+  by row is as exact, but slow where products are fast; a series of powers of L
+  is not exact where keys are alike.
+  """
+  *rows, size, _ = lower.shape
+  whole = 1 << (size - 1).bit_length()
+  filling = [(0, 0)] * len(rows) + [(0, whole - size)] * 2
+  lower = jnp.pad(lower, filling)
+  found = jnp.ones((*rows, whole, 1, 1), lower.dtype)
+  block = 1
+  while block < whole:
+    count = whole // (2 * block)
+    cut = lower.reshape(*rows, count, 2, block, count, 2, block)
+    own = jnp.arange(count)
+    below = jnp.moveaxis(cut[..., own, 1, :, own, 0, :], 0, len(rows))
+    first, second = found[..., ::2, :, :], found[..., 1::2, :, :]
+    corner = -jnp.matmul(second, jnp.matmul(below, first))
+    nothing = jnp.zeros_like(corner)
+    top = jnp.concatenate([first, nothing], axis=-1)
+    bottom = jnp.concatenate([corner, second], axis=-1)
+    found = jnp.concatenate([top, bottom], axis=-2)
+    block *= 2
+  return found[..., 0, :size, :size]
 
 
 def _cut(inputs: Inputs, chunk: int) -> Inputs:

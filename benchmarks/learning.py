@@ -1,0 +1,259 @@
+"""How far each memory learns to recall: a curriculum of longer and longer gaps.
+
+python -m benchmarks.learning [--memory=NAME ...] [--seeds=3] [--minutes=30]
+  [--results=FILE] [--picture=FILE]
+
+The task is in `benchmarks/recall.py`. A model learns a gap of one segment, and
+where it answers 95 % of what it is asked by keys it never saw, one of 2, 4 and
+8, with gradients through all segments of a text. Then it is asked over longer
+gaps than it ever met, and with its memory taken away before it is asked.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import optax
+from absl import flags
+from matplotlib import pyplot
+
+import lctx
+from benchmarks import timing
+from benchmarks.memories import memories, model_with
+from benchmarks.recall import CHANCE, SEGMENT, VOCAB, Recall
+from lctx import command
+from lctx.memory import Memory
+from lctx.models.decoder import Decoder
+from lctx.models.segments import split
+from lctx.training.state import State
+from lctx.training.step import Training, make_step
+from lctx.types import segment_coords
+
+GAPS, BEYOND = (1, 2, 4, 8), (1, 2, 4, 8, 16, 32, 64)
+LEARNED, HELD = 0.95, 0.9
+DEPTH, WIDTH, ROWS, SLOTS = 3, 128, 64, 4 * SEGMENT
+PEAK, WARMUP, EVERY = 1e-3, 100, 50
+
+
+@dataclasses.dataclass
+class Learner:
+  """A model that learns gap after gap."""
+
+  model: Decoder
+  seed: int
+
+  def __post_init__(self):
+    schedule = optax.warmup_constant_schedule(0, PEAK, WARMUP)
+    self.transform = optax.chain(
+      optax.clip_by_global_norm(1.0), optax.adam(schedule)
+    )
+    self.params = self.model.init_params(jax.random.key(self.seed))
+    self.moments, self.steps = self.transform.init(self.params), 0
+
+  def learn(self, gap: int, until: float) -> list[tuple[int, float]]:
+    """Trains on a gap to LEARNED, or to a moment; steps and accuracies."""
+    task, found = Recall(gap), []
+    settings = Training(gradient_segments=task.segments - 1)
+    step = make_step(self.model, self.transform, settings, SEGMENT)
+    state = self._state()
+    while time.monotonic() < until:
+      for _ in range(EVERY):
+        batch = task.batch(ROWS, 1 + self.steps + 10**6 * self.seed)
+        state, _ = step(state, batch)
+        self.steps += 1
+      self.params, self.moments = state.params, state.moments
+      found.append((self.steps, self.accuracy(gap, texts=256)))
+      state = self._state()
+      if found[-1][1] >= LEARNED:
+        break
+    return found
+
+  def accuracy(self, gap: int, texts: int = 1024, off: bool = False) -> float:
+    """Of answers by keys of no text of training."""
+    batch, right = Recall(gap, held_out=True).batch(texts, 0), []
+    for first in range(0, texts, 256):
+      some = jax.tree.map(lambda x, f=first: x[f : f + 256], batch)
+      right.append(_right(self.model, off, self.params, some))
+    return float(np.concatenate(right).mean())
+
+  def _state(self) -> State:
+    zero = functools.partial(jnp.zeros, (), jnp.int32)
+    copy = functools.partial(jax.tree.map, jnp.array)
+    return State(
+      step=zero(),
+      params=copy(self.params),
+      average=None,
+      moments=copy(self.moments),
+      carry=copy(self.model.initial(ROWS)),
+      key=jax.random.key(self.seed),
+      updates=zero(),
+      skipped=zero(),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _right(model: Decoder, off: bool, params, batch):
+  """Whether each answer is right, [rows, answers]."""
+  given, rows = {'params': params}, batch.tokens.shape[0]
+
+  def one(carry, inputs):
+    tokens, document = inputs
+    hidden, carry, _ = model.apply(
+      given, tokens, segment_coords(document), carry
+    )
+    return carry, hidden
+
+  parts = split((batch.tokens, batch.document), SEGMENT)
+  before, last = (
+    jax.tree.map(lambda x, s=s: x[s], parts)
+    for s in (slice(-1), slice(-1, None))
+  )
+  carry, _ = jax.lax.scan(one, model.initial(rows), before)
+  if off:
+    carry = model.forget(carry, jnp.ones(rows, bool))
+  _, hidden = jax.lax.scan(one, carry, last)
+  answers = hidden[0][:, 2::4]
+  logp = model.apply(given, answers, method='log_probs')
+  return logp.argmax(axis=-1) == batch.targets[:, -SEGMENT + 2 :: 4]
+
+
+def learned(name: str, memory: Memory, seed: int, minutes: float) -> dict:
+  """One curriculum: what was learned, when, and how far it holds."""
+  began = time.monotonic()
+  learner = Learner(model_with(memory, DEPTH, WIDTH, VOCAB), seed)
+  curve, stages = [], []
+  for gap in GAPS:
+    found = learner.learn(gap, began + 60 * minutes)
+    curve += [(step, gap, accuracy) for step, accuracy in found]
+    if not found or found[-1][1] < LEARNED:
+      break
+    seconds = time.monotonic() - began
+    stages.append({'gap': gap, 'steps': found[-1][0], 'seconds': seconds})
+    print(
+      f'{name}, seed {seed}: gap {gap} after {found[-1][0]:,} steps, '
+      f'{seconds:,.0f} s',
+      flush=True,
+    )
+  by_gap = {str(gap): learner.accuracy(gap) for gap in BEYOND}
+  held = [gap for gap in BEYOND if by_gap[str(gap)] >= HELD]
+  return {
+    'memory': name,
+    'seed': seed,
+    'steps': learner.steps,
+    'seconds': time.monotonic() - began,
+    'stages': stages,
+    'trained': stages[-1]['gap'] if stages else 0,
+    'held': max(held, default=0),
+    'accuracy': by_gap,
+    'off': learner.accuracy(1, off=True),
+    'curve': curve,
+  }
+
+
+COLUMNS = (
+  'memory',
+  'seed',
+  'trained gap',
+  'holds at 90 %',
+  'steps',
+  'seconds',
+  'memory off',
+  *(f'gap {gap}' for gap in BEYOND),
+)
+
+
+def row(found: dict) -> tuple[str, ...]:
+  return (
+    found['memory'],
+    str(found['seed']),
+    str(found['trained']),
+    str(found['held']),
+    f'{found["steps"]:,}',
+    f'{found["seconds"]:,.0f}',
+    f'{found["off"]:.2f}',
+    *(f'{_at(found, gap):.2f}' for gap in BEYOND),
+  )
+
+
+def pictured(found: list[dict], path: str) -> None:
+  """Accuracy by gap, the median of seeds, a line a memory."""
+  if not path:
+    return
+  matplotlib.use('Agg')
+  figure = pyplot.figure(figsize=(8, 5), layout='constrained', dpi=150)
+  axes = figure.add_subplot()
+  for turn, name in enumerate(dict.fromkeys(x['memory'] for x in found)):
+    runs = [x for x in found if x['memory'] == name]
+    y = [np.median([_at(x, gap) for x in runs]) for gap in BEYOND]
+    style = ('-', '--', ':')[turn // 7]
+    axes.plot(BEYOND, y, style, color=f'C{turn % 7}', marker='.', label=name)
+  axes.axhline(CHANCE, color='0.6', linewidth=1)
+  axes.axvline(GAPS[-1], color='0.6', linewidth=1)
+  axes.set_xscale('log', base=2)
+  axes.set_xticks(BEYOND, map(str, BEYOND))
+  axes.set(
+    title='Values recalled by unseen keys (grey: chance, longest gap trained)',
+    xlabel='segments from what is said to what is asked',
+    ylabel='share of answers that are right, median of seeds',
+  )
+  axes.legend(
+    frameon=False, fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5)
+  )
+  figure.savefig(path)
+  print(f'wrote {path}')
+
+
+def _at(found: dict, gap: int) -> float:
+  return found['accuracy'][str(gap)]
+
+
+def known(path: str) -> list[dict]:
+  """What a file holds already, a line a run."""
+  lines = Path(path).read_text().splitlines() if Path(path).is_file() else []
+  return [json.loads(line) for line in lines]
+
+
+def program() -> None:
+  """The command line; its flags are defined only where it is the program."""
+  every = memories(SEGMENT, SLOTS)
+  memory = flags.DEFINE_multi_enum(
+    'memory', None, [*every], 'Which; none: all.'
+  )
+  seeds = flags.DEFINE_integer('seeds', 3, 'Runs of each.', lower_bound=1)
+  minutes = flags.DEFINE_float('minutes', 30, 'The most of each run.')
+  path = flags.DEFINE_string(
+    'results', '', 'A file of runs, a line each; those in it are not run again.'
+  )
+  picture = flags.DEFINE_string('picture', '', 'A PNG to draw.')
+
+  def main(overrides: command.Overrides) -> None:
+    if overrides:
+      raise lctx.UserError('benchmarks.learning takes no --config.NAME=VALUE.')
+    print(timing.heading(timing.machine()))
+    found = known(path.value) if path.value else []
+    done = {(x['memory'], x['seed']) for x in found}
+    for seed, name in itertools.product(
+      range(seeds.value), memory.value or every
+    ):
+      if (name, seed) in done:
+        continue
+      found.append(learned(name, every[name], seed, minutes.value))
+      print(timing.table(COLUMNS, [row(found[-1])]), flush=True)
+      if path.value:
+        with open(path.value, 'a', encoding='utf-8') as file:
+          file.write(json.dumps(found[-1]) + '\n')
+    print(f'\n{timing.table(COLUMNS, [row(x) for x in found])}')
+    pictured(found, picture.value)
+
+  command.run(main)
+
+
+if __name__ == '__main__':
+  program()

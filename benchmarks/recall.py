@@ -1,0 +1,66 @@
+"""Texts that ask for what was said many segments before.
+
+The first segment says eight values, each under a key of two tokens; segments
+of the same kind follow, whose values nobody asks for; the last segment asks
+for all eight by their keys, in another order. Keys of tests occur in no text
+of training.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from lctx.types import Batch
+
+PAIRS, VALUES, HALF = 8, 32, 16  # a key is two of HALF tokens
+FIRST, SECOND = VALUES, VALUES + HALF
+SAY, OTHER, ASK = (VALUES + 2 * HALF + i for i in range(3))
+VOCAB, SEGMENT, CHANCE = ASK + 1, 4 * PAIRS, 1 / VALUES
+HELD_OUT = 64  # of all keys, for tests
+
+
+@dataclasses.dataclass(frozen=True)
+class Recall:
+  """Texts of a gap: 1 = asked in the segment behind the one that says it."""
+
+  gap: int
+  held_out: bool = False
+
+  @property
+  def segments(self) -> int:
+    return self.gap + 1
+
+  def batch(self, rows: int, seed: int) -> Batch:
+    """Each row is a document of its own; only answers count."""
+    random = np.random.default_rng((seed, self.gap, self.held_out))
+    keys = np.random.default_rng(0).permutation(HALF**2)
+    keys = keys[:HELD_OUT] if self.held_out else keys[HELD_OUT:]
+    order = random.random((rows, len(keys))).argsort(axis=1)
+    asked = keys[order[:, :PAIRS]]
+    others = keys[
+      np.take_along_axis(
+        order, random.integers(PAIRS, len(keys), (rows, self.gap * PAIRS)), 1
+      )
+    ]
+    values = random.integers(0, VALUES, (rows, self.segments * PAIRS))
+    again = random.random((rows, PAIRS)).argsort(axis=1)
+    asked_again, answers = (
+      np.take_along_axis(x, again, axis=1) for x in (asked, values[:, :PAIRS])
+    )
+    between = others[:, : (self.gap - 1) * PAIRS]
+    said = np.concatenate([asked, between, asked_again], axis=1)
+    values = np.concatenate([values[:, : self.gap * PAIRS], answers], axis=1)
+    mark = np.full(said.shape, OTHER)
+    mark[:, :PAIRS], mark[:, -PAIRS:] = SAY, ASK
+    tokens = np.stack(
+      [mark, FIRST + said // HALF, SECOND + said % HALF, values], axis=2
+    ).reshape(rows, -1)
+    targets = np.roll(tokens, -1, axis=1)
+    weight = np.zeros(tokens.shape, np.float32)
+    weight[:, -SEGMENT + 2 :: 4] = 1
+    return Batch(
+      tokens.astype(np.int32),
+      targets.astype(np.int32),
+      np.full(tokens.shape, seed, np.int32),
+      weight,
+    )
