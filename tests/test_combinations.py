@@ -1,11 +1,24 @@
 """Parts that cannot work together are refused when the config is built."""
 
+import dataclasses
+
 import pytest
 
 from lctx import presets
 from lctx.config import Config, override
 from lctx.data import Bytes, Lanes, Stdlib
+from lctx.memory import (
+  Compressive,
+  GatedDelta,
+  Infini,
+  OnLayers,
+  SinkCache,
+  Together,
+  XLCache,
+)
 from lctx.optimizer import Adam
+from lctx.patterns import Everything
+from lctx.positions import NoPosition
 
 
 def settings(**overrides):
@@ -70,6 +83,70 @@ REFUSED = {
     {'model__position': 'rope', 'model__position__share': '0.4'},
     ['model.position.share = 0.4', 'rotates 3 channels'],
   ),
+  'states that no rate divides': (
+    {'model__memory': 'compressive', 'model__memory__rate': '3'},
+    ['data.segment = 8', 'model.memory.rate = 3', 'Use 6 tokens'],
+  ),
+  'a window over compressed states': (
+    {'model__memory': 'compressive', 'model__pattern': 'window'}
+    | {'model__pattern__before': '3'},
+    ['model.memory = compressive', 'model.pattern=causal'],
+  ),
+  'sinks behind a segment': (
+    {'model__memory': 'sinkcache', 'model__memory__recent': '4'},
+    ['data.segment = 8', 'model.memory.recent = 4'],
+  ),
+  'memory tokens that a window hides': (
+    {'model__memory': 'tokens', 'model__pattern': 'window'}
+    | {'model__pattern__before': '3'},
+    ['model.memory = tokens', 'model.pattern=causal'],
+  ),
+  'retrieval from gaps': (
+    {'model__memory': 'retrieval', 'model__pattern': 'dilated'}
+    | {'model__pattern__before': '3', 'model__pattern__gaps': '(1,2)'},
+    ['model.memory = retrieval', 'leaves gaps', 'Use causal or window'],
+  ),
+  'positions that nothing sees': (
+    {'model__memory': 'gateddelta'},
+    ['model.position', 'no effect', 'model.position=noposition'],
+  ),
+  'a cap on nothing': (
+    {'model__memory': 'gateddelta', 'model__position': 'noposition'}
+    | {'model__heads__cap': '2.0'},
+    ['model.heads', 'no effect', 'model.memory.gate'],
+  ),
+  'weights of another segment': (
+    {'model__memory': 'melodi', 'model__memory__segment': '9'},
+    ['data.segment = 8', 'model.memory.segment = 9'],
+  ),
+  'a layer that is not there': (
+    {'model__memory': 'onlayers', 'model__memory__layers': '(7,)'}
+    | {'model__memory__memory': 'retrieval'},
+    ['model.memory.layers = (7,)', 'Use -2 to 1'],
+  ),
+  'memory tokens on one layer': (
+    {'model__memory': 'onlayers', 'model__memory__layers': '(1,)'}
+    | {'model__memory__memory': 'tokens'},
+    ['puts tokens before the text', 'Use it on all layers'],
+  ),
+  'two kinds of tokens': (
+    {'model__memory': 'together', 'model__memory__first': 'tokens'}
+    | {'model__memory__second': 'associative'},
+    ['two memories that put tokens around', 'Use one of them'],
+  ),
+  'more neighbours than slots': (
+    {'model__memory': 'retrieval', 'model__memory__slots': '8'},
+    ['model.memory.neighbours = 32', 'model.memory.slots = 8'],
+  ),
+  'no such cell': (
+    {'model__memory': 'statecell', 'model__memory__cell': 'triple'},
+    ["model.memory.cell = 'triple'", "'dual', 'single'"],
+  ),
+  'a gate out of reach': (
+    {'model__memory': 'infini', 'model__memory__gate': 'headgate'}
+    | {'model__memory__gate__start': '50'},
+    ['model.memory.gate.start = 50', 'from -20 to 20'],
+  ),
   'a stretch below one': (
     {'model__position': 'rope', 'model__position__stretch': 'linear'}
     | {'model__position__stretch__factor': '0.5'},
@@ -84,6 +161,49 @@ def test_it_is_refused_with_the_field_and_a_way_out(case):
   with pytest.raises(ValueError) as refused:
     settings(**overrides)
   assert all(word in str(refused.value) for word in words), refused.value
+
+
+def test_a_memory_that_reads_one_way_is_refused_where_queries_look_ahead():
+  model = settings().model
+  for memory in (GatedDelta(), SinkCache(8), Compressive()):
+    with pytest.raises(ValueError, match=r'model\.pattern = .*[Uu]se'):
+      dataclasses.replace(
+        model, pattern=Everything(), position=NoPosition(), memory=memory
+      )
+
+
+@pytest.mark.parametrize(
+  'memory',
+  [
+    'associative',
+    'compressive',
+    'denseretrieval',
+    'infini',
+    'retrieval',
+    'sinkcache',
+    'statecell',
+    'tokens',
+  ],
+)
+def test_another_memory_is_one_line(memory):
+  model = settings(model__memory=memory).model
+  assert type(model.memory).__name__.lower() == memory
+
+
+def test_what_is_evaluated_with_another_cache_is_every_cache_of_a_model():
+  config = settings(
+    model__memory='onlayers',
+    model__memory__layers='(1,)',
+    model__memory__memory='together',
+    model__memory__memory__first='xlcache',
+    model__memory__memory__second='infini',
+    model__memory__others='xlcache',
+    eval__memory='24',
+  )
+  memory = config.eval.model(config.model).memory
+  assert memory == OnLayers((1,), Together(XLCache(24), Infini()), XLCache(24))
+  with pytest.raises(ValueError, match=r'eval\.memory = 24 .* has no length'):
+    config.eval.model(settings(model__memory='infini').model)
 
 
 def test_every_part_is_a_line_on_the_command_line():

@@ -6,6 +6,14 @@ import jax
 import pytest
 
 from lctx import presets
+from lctx.memory import (
+  GatedDelta,
+  Melodi,
+  Retrieval,
+  StateCell,
+  Together,
+  XLCache,
+)
 from lctx.positions.xl import LearnedRelative
 
 WT103, LM1B = (20_000, 40_000, 200_000), (60_000, 100_000, 640_000)
@@ -138,3 +146,39 @@ def test_the_tokenizer_gives_the_vocabulary_unless_the_config_does():
     ValueError, match=r'model\.embed\.vocab = 32 is too small'
   ):
     padded.with_vocabulary(33)
+
+
+def test_published_models_have_their_memory_on_their_layers():
+  """As their papers count layers: from 1."""
+  sizes = {'depth': 12, 'width': 32, 'num_heads': 2}
+
+  def layers(model):
+    return [model.memory.of_layers(12)[i - 1] for i in range(1, 13)]
+
+  cells = layers(presets.block_recurrent(**sizes, window=8, states=4))
+  near = XLCache(8)
+  assert cells[9] == Together(near, StateCell(4)) and cells.count(near) == 11
+  looked = layers(presets.memorizing(**sizes, slots=64, cache=8))
+  assert looked[8] == Together(near, Retrieval(64)) and looked.count(near) == 11
+  hybrid = layers(presets.gated_delta(**sizes, cache=8))
+  assert hybrid == 3 * [GatedDelta(), GatedDelta(), GatedDelta(), near]
+  mixed = layers(presets.melodi(**sizes, segment=8))
+  assert mixed[6].long and [x for x in mixed if x.long] == [mixed[6]]
+  assert set(mixed) == {mixed[6], Melodi(8)}
+
+
+@pytest.mark.parametrize(
+  'model',
+  [
+    presets.compressive(2, 16, 2, 8, 8),
+    presets.recurrent_memory(2, 16, 2),
+    presets.associative_memory(2, 16, 2),
+    presets.infini(2, 16, 2),
+    presets.streaming(2, 16, 2, 8),
+  ],
+  ids=lambda model: type(model.memory).__name__,
+)
+def test_a_published_model_is_one_line(model):
+  model = model.with_vocabulary(29)
+  shapes = jax.eval_shape(lambda: model.initial(3))
+  assert model.stack.pre_norm and jax.tree.leaves(shapes)

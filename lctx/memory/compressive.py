@@ -32,9 +32,9 @@ class Compressive(Memory):
 
   carrier: ClassVar[Hidden] = HIDDEN
 
-  recent: int
-  compressed: int
-  rate: int = 3
+  recent: int = 512
+  compressed: int = 512
+  rate: int = 4
   compressor: Compressor = dataclasses.field(default_factory=Conv)
 
   def __post_init__(self):

@@ -30,7 +30,7 @@ class SinkCache(Memory):
   in_order: ClassVar[bool] = False
   carrier: ClassVar[Hidden] = HIDDEN
 
-  recent: int
+  recent: int = 1020
   sinks: int = 4
 
   def __post_init__(self):

@@ -12,7 +12,23 @@ import lctx
 from lctx.data.byte_codec import ByteCodec
 from lctx.generation import reading
 from lctx.generation.memory_file import check_writable, grown
-from lctx.memory import Memory, ProjectedXLCache, TransientGlobal, XLCache
+from lctx.memory import (
+  Compressive,
+  GatedDelta,
+  HeadGate,
+  Infini,
+  Memory,
+  MostUsed,
+  OnLayers,
+  ProjectedXLCache,
+  Retrieval,
+  SinkCache,
+  StateCell,
+  Together,
+  Tokens,
+  TransientGlobal,
+  XLCache,
+)
 from lctx.positions import Learned, Rope
 
 A, B = 'The whale swam under the ship, ', 'and the captain saw it.'
@@ -59,6 +75,12 @@ def same(found, wanted, close):
     XLCache(20, same_length=True),
     ProjectedXLCache(5),
     TransientGlobal(4, causal=True),
+    Compressive(8, 6, 4, MostUsed()),
+    Tokens(2),
+    StateCell(3),
+    GatedDelta(chunk=5, gate=HeadGate()),
+    SinkCache(9, 2),
+    OnLayers((1,), Together(XLCache(5), Retrieval(24, 3)), Infini()),
   ],
   ids=lambda memory: type(memory).__name__,
 )
