@@ -18,6 +18,7 @@ import tiny
 
 import lctx
 from lctx import command, config, patterns
+from lctx.generation.reading import read
 from lctx.patterns.causal import Causal
 from lctx.types import segment_coords
 
@@ -156,6 +157,28 @@ def test_the_position_of_the_example_scans_as_it_reads_at_once(example, close):
   strength, rate = np.log1p(np.exp([1.0, -2.0])), np.log1p(np.exp([3.0, 0.5]))
   want = -strength * np.log1p(rate * 2)
   close(fall[:, 0, 2, 0], want)
+
+
+def test_the_memory_of_the_example_obeys_the_laws_of_all(example, close):
+  """Reset in a segment, and read token by token as by segments."""
+  model = example.model_with_trace
+  model = dataclasses.replace(
+    model, embed=dataclasses.replace(model.embed, vocab=29)
+  )
+  params, tokens = tiny.large_params(model), tiny.some_ids(rows=2, length=12)
+  document = jnp.zeros_like(tokens).at[1, 7:].set(1)
+  alone = jnp.where(document == 1, document, -1)
+  packed, _ = tiny.loop(model, params, tokens, [4, 4, 4], document)
+  by_itself, _ = tiny.loop(model, params, tokens, [4, 4, 4], alone)
+  close(packed[1, 7:], by_itself[1, 7:])
+  bare = dataclasses.replace(model, memory=model.memory.first)
+  without, _ = tiny.loop(bare, params, tokens, [4, 4, 4], document)
+  close(packed[:, :4], without[:, :4])
+  assert np.abs(packed - without)[:, 4:].max() > 1e-3
+  rows = [np.asarray(tokens[0]), np.asarray(tokens[1, :5])]
+  _, state = read(model, params, rows, 4)
+  assert state.carry.open.filled.tolist() == [0, 1]
+  close(state.hidden_BD[0], packed[0, -1])
 
 
 def test_patterns_are_drawn_as_the_page_draws_them():
