@@ -36,6 +36,7 @@ LONG = {
   'test_grid',
   'test_imported',
   'test_learning',
+  'test_memory_grid',
   'test_notebook',
   'test_resume',
   'test_run',

@@ -51,6 +51,16 @@ definition, and token by token the losses are the same. Patterns that look ahead
 are read in one segment: a token would see what is not there yet.
 
 """
+REMEMBER = """
+## Memory by {axis}
+
+Every memory met every {axis}, with others in turn beside it. Read by segments
+every parameter has a gradient, through all segments; a document that begins
+inside a segment gives what it gives alone; and token by token, as generation
+reads, the losses are the same.
+
+"""
+AXES = {'position': grid.POSITIONS, 'pattern': grid.PATTERNS}
 
 
 def outcomes(paths: list[str]) -> tuple[dict[tuple[str, ...], bool], str]:
@@ -70,8 +80,14 @@ def earlier(text: str) -> dict[tuple[str, ...], bool]:
     if line.startswith('## '):
       name = line[3:].strip('`')
       law = ('attend', name) if name in grid.KERNELS else ('read',)
+      if name.startswith('Memory by '):
+        law = ('remember', name.removeprefix('Memory by '))
+    if law and law[0] == 'remember':
+      found |= _pairs(line, law, patterns)
     if law and line.startswith('| |'):
       patterns = line[3:].strip(' |').split(' | ')
+    if law and law[0] == 'remember':
+      continue
     position, *entries = line.strip('| ').split(' | ')
     if law is None or position not in grid.POSITIONS:
       continue
@@ -89,18 +105,49 @@ def earlier(text: str) -> dict[tuple[str, ...], bool]:
   return found
 
 
+def _pairs(line, law, others) -> dict:
+  """Of a line that tells of a memory: what passed."""
+  memory, *entries = line.strip('| ').split(' | ')
+  if memory not in grid.MEMORIES:
+    return {}
+  told = zip(others, entries, strict=True)
+  return {(*law, other, memory): True for other, sign in told if sign == '+'}
+
+
 def _outcomes(path):
   found, suite = {}, ElementTree.parse(path).getroot().find('testsuite')
   for case in suite.iter('testcase'):
-    if not case.get('classname').endswith('test_grid'):
+    kind = case.get('classname').rpartition('.')[2]
+    if kind not in ('test_grid', 'test_memory_grid'):
       continue
     name, cell = re.fullmatch(r'(\w+)\[(.*)\]', case.get('name')).groups()
     bad = case.find('failure') is not None or case.find('error') is not None
-    if case.find('skipped') is None:
+    if case.find('skipped') is not None:
+      continue
+    if kind == 'test_memory_grid':
+      *parts, memory = cell.split(' | ')
+      for key in zip(['remember'] * 2, AXES, parts, [memory] * 2):
+        found[key] = found.get(key, True) and not bad
+    else:
       parts = tuple(cell.split(' | '))  # of models, the kernel is no matter
       key = ('attend', *parts) if 'attend' in name else ('read', *parts[:3])
       found[key] = not bad
   return found, suite.get('timestamp')[:10]
+
+
+def remembered(axis: str, letters: dict, found: dict) -> str:
+  """One line a memory; a cell says whether all that ran of a pair passed."""
+  lines = ['| | ' + ' | '.join(AXES[axis]) + ' |']
+  lines.append('|---' * (1 + len(AXES[axis])) + '|')
+  for memory in grid.MEMORIES:
+    entries = []
+    for name in AXES[axis]:
+      parts = {'position': 'none', 'pattern': 'causal', axis: name}
+      reason = grid.empty_memory(*parts.values(), memory)
+      sign = SIGNS[found.get(('remember', axis, name, memory))]
+      entries.append(letters[reason] if reason else sign)
+    lines.append(f'| {memory} | ' + ' | '.join(entries) + ' |')
+  return '\n'.join(lines) + '\n'
 
 
 def table(state) -> str:
@@ -124,6 +171,11 @@ def page(found: dict, date: str, where: str) -> str:
     if reason:
       letters.setdefault(reason, chr(ord('a') + len(letters)))
 
+  for memory in grid.MEMORIES:
+    for pattern in grid.PATTERNS:
+      if reason := grid.empty_memory('none', pattern, memory):
+        letters.setdefault(reason, chr(ord('a') + len(letters)))
+
   def attends(kernel):
     def state(*parts):
       reason = grid.empty(*parts, kernel)
@@ -144,7 +196,7 @@ def page(found: dict, date: str, where: str) -> str:
     where=where,
     passed=counts[True],
     failed=counts[False],
-    left=len(grid.full()) + len(grid.models()) - len(found),
+    left=len(grid.full()) + len(grid.models()) + _pairs_of_all() - len(found),
     scores=len(grid.SCORES),
     names=', '.join(grid.SCORES),
     reasons='\n'.join(f'- {x}: {reason}' for reason, x in letters.items()),
@@ -152,7 +204,15 @@ def page(found: dict, date: str, where: str) -> str:
   for kernel in grid.KERNELS:
     text += KERNEL.format(name=f'`{kernel}`')
     text += table(attends(kernel))
-  return text + READ + table(reads)
+  text += READ + table(reads)
+  for axis in AXES:
+    text += REMEMBER.format(axis=axis) + remembered(axis, letters, found)
+  return text
+
+
+def _pairs_of_all() -> int:
+  cells = grid.memory_cells()
+  return sum(len({(c[i], c[2]) for c in cells}) for i in range(len(AXES)))
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ What the stack makes of the last ones is what the next segment begins with.
 import dataclasses
 
 import jax.numpy as jnp
+from flax import linen as nn
 
 from lctx.layers.norm import LayerNorm, Norm
 from lctx.layers.parameters import within
@@ -120,5 +121,7 @@ def check_sees_all(memory: Memory, pattern) -> None:
 
 
 def _learned(param, batch, count, sizes):
-  tokens_MD = param('tokens', (count, sizes.width), (None, 'width'))
+  """They start as large as embedded tokens."""
+  init = nn.initializers.normal(0.02 * sizes.width**0.5)
+  tokens_MD = param('tokens', (count, sizes.width), (None, 'width'), init)
   return jnp.broadcast_to(tokens_MD[None], (batch, count, sizes.width))

@@ -1,0 +1,184 @@
+"""What each memory costs: training, decoding, and a stream of a million tokens.
+
+python -m benchmarks.memory [--memory=NAME ...] [--rounds=5] [--stream=TOKENS]
+  [--json=FILE]
+
+One model, of four layers and width 128, with one memory after the other; the
+first is a Transformer-XL cache of as many slots as the others have. Training is
+a step of 16 rows, one segment each, timed in turns. Decoding goes on, one row,
+from a text that has filled every buffer. The stream is read in one unbroken
+carry, segment by segment: what its last tokens take, and what the first took
+once buffers were full.
+"""
+
+import functools
+import itertools
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+import lctx
+from benchmarks import timing
+from benchmarks.cases import VOCABULARY, Case, train_step
+from benchmarks.memories import memories, model_with
+from lctx import command
+from lctx.generation import decode, reading
+from lctx.generation.reading import Remembered
+from lctx.models.decoder import Decoder
+from lctx.training import flops
+from lctx.types import segment_coords
+
+DEPTH, WIDTH, SEGMENT, ROWS, SLOTS = 4, 128, 128, 16, 512
+WRITTEN, BLOCK = 64, 10_240  # tokens: of one decoding, of a stretch of stream
+COLUMNS = (
+  'memory',
+  'train tokens/s',
+  'of xl',
+  'MiB',
+  'decode tokens/s',
+  'of xl',
+  'carry KiB',
+  'stream: first 10k, s',
+  'last 10k, s',
+  'last / first',
+)
+
+
+def case_of(name: str) -> Case:
+  memory = memories(SEGMENT, SLOTS)[name]
+  model = model_with(memory, DEPTH, WIDTH, VOCABULARY)
+  return Case(name, model, ROWS, SEGMENT)
+
+
+def decoding(model: Decoder, params) -> tuple:
+  """A call that writes on after a text, and the bytes of what it carries."""
+  ids = np.random.default_rng(0).integers(0, VOCABULARY, 2 * SLOTS, np.int32)
+  _, state = reading.read(model, params, [ids], SEGMENT)
+  after = Remembered(state, len(ids), '', {})
+  size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.carry))
+  request = decode.Request(
+    [np.zeros(0, np.int32)], WRITTEN, lctx.Sampling(temperature=0), after=after
+  )
+
+  def call():
+    return len([*decode.generate(model, params, request, SEGMENT)])
+
+  return call, size
+
+
+def streamed(model: Decoder, params, tokens: int) -> list[float]:
+  """Seconds of each BLOCK of a stream in one carry, that of compiling left out.
+
+  The first are those once every slot of the memory is full.
+  """
+  fast = model.for_inference()
+  scores = jax.jit(fast.scores, static_argnums=1)(params, SEGMENT)
+  random = np.random.default_rng(0)
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def read(carry, ids):
+    def one(carry, tokens_T):
+      at = segment_coords(jnp.zeros((1, SEGMENT), jnp.int32))
+      given = {'params': params}, tokens_T[None], at, carry, scores
+      hidden, carry, _ = fast.apply(*given)
+      return carry, hidden.mean()
+
+    return jax.lax.scan(one, carry, ids.reshape(-1, SEGMENT))
+
+  carry, seconds = jax.tree.map(jnp.array, fast.initial(1)), []
+  full = -(-max(SLOTS, SEGMENT) // BLOCK)
+  for _ in range(full + tokens // BLOCK):
+    ids = jnp.asarray(random.integers(0, VOCABULARY, BLOCK, np.int32))
+    began = time.perf_counter()
+    carry, means = read(carry, ids)
+    assert np.isfinite(jax.block_until_ready(means)).all()
+    seconds.append(time.perf_counter() - began)
+  return seconds[full:]
+
+
+def measured(names: list[str], rounds: int, tokens: int) -> list[dict]:
+  cases = {name: case_of(name) for name in names}
+  steps = {name: train_step(case) for name, case in cases.items()}
+  trained = timing.interleaved({n: c for n, (c, _) in steps.items()}, rounds)
+  params = {
+    name: jax.jit(case.model.init_params)(jax.random.key(0))
+    for name, case in cases.items()
+  }
+  writers = {n: decoding(c.model, params[n]) for n, c in cases.items()}
+  wrote = timing.interleaved({n: c for n, (c, _) in writers.items()}, rounds)
+  found = []
+  for name, case in cases.items():
+    blocks = streamed(case.model, params[name], tokens) if tokens else []
+    found.append(
+      {
+        'memory': name,
+        'train_tokens_per_second': case.tokens / trained[name].wall,
+        'decode_tokens_per_second': WRITTEN / wrote[name].wall,
+        'temporary_mib': steps[name][1]['temporary_mib'],
+        'compile_seconds': steps[name][1]['compile_seconds'],
+        'carry_bytes': writers[name][1],
+        'forward_flops': flops.count(case.model, SEGMENT).forward,
+        'stream_seconds': blocks,
+      }
+    )
+    print(f'{name}: done', flush=True)
+  return found
+
+
+def table(found: list[dict]) -> str:
+  first, rows = found[0], []
+  for x in found:
+    blocks = x['stream_seconds']
+    begun, ended = (
+      (statistics.median(part) for part in (blocks[:5], blocks[-5:]))
+      if blocks
+      else (None, None)
+    )
+    rows.append(
+      (
+        x['memory'],
+        x['train_tokens_per_second'],
+        _share(x, first, 'train_tokens_per_second'),
+        x['temporary_mib'],
+        x['decode_tokens_per_second'],
+        _share(x, first, 'decode_tokens_per_second'),
+        x['carry_bytes'] / 1024,
+        begun,
+        ended,
+        ended and ended / begun,
+      )
+    )
+  return timing.table(COLUMNS, rows)
+
+
+def _share(x: dict, first: dict, name: str) -> float:
+  return x[name] / first[name]
+
+
+def program() -> None:
+  """The command line; its flags are defined only where it is the program."""
+  every = memories(SEGMENT, SLOTS)
+  memory = flags.DEFINE_multi_enum('memory', None, [*every], 'none: all.')
+  rounds = flags.DEFINE_integer('rounds', 5, 'Turns.', lower_bound=1)
+  stream = flags.DEFINE_integer('stream', 1_000_000, 'Tokens; 0: no stream.')
+  path = flags.DEFINE_string('json', '', 'A file for all that was found.')
+
+  def main(overrides: command.Overrides) -> None:
+    if overrides:
+      raise lctx.UserError('benchmarks.memory takes no --config.NAME=VALUE.')
+    names = ['xl', *itertools.filterfalse('xl'.__eq__, memory.value or every)]
+    about = timing.machine()
+    print(timing.heading(about))
+    found = measured(names, rounds.value, stream.value)
+    print(f'\n{table(found)}')
+    timing.save_json({'machine': about, 'found': found}, path.value)
+
+  command.run(main)
+
+
+if __name__ == '__main__':
+  program()

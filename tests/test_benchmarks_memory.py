@@ -1,0 +1,99 @@
+"""The task of recall, and the benchmarks of memories, in small."""
+
+import pytest
+
+from benchmarks import learning, memory
+from benchmarks.memories import memories, model_with
+from benchmarks.recall import (
+  ASK,
+  CHANCE,
+  FIRST,
+  PAIRS,
+  SAY,
+  SECOND,
+  SEGMENT,
+  VOCAB,
+  Recall,
+)
+from lctx.memory import XLCache
+
+
+def keys_of(tokens):
+  return {tuple(key) for key in tokens.reshape(-1, 4)[:, 1:3].tolist()}
+
+
+@pytest.mark.parametrize('gap', [1, 4])
+def test_every_answer_was_said_as_many_segments_before(gap):
+  batch = Recall(gap).batch(rows=5, seed=3)
+  parts = batch.tokens.reshape(5, gap + 1, PAIRS, 4)
+  for row in range(5):
+    said = {tuple(p[1:3]): p[3] for p in parts[row, 0].tolist()}
+    assert len(said) == PAIRS and (parts[row, 0, :, 0] == SAY).all()
+    for number, pair in enumerate(parts[row, -1].tolist()):
+      assert pair[0] == ASK and said[tuple(pair[1:3])] == pair[3]
+      asked = gap * SEGMENT + 4 * number + 2
+      assert batch.weight[row, asked] == 1
+      assert batch.targets[row, asked] == pair[3]
+    between = keys_of(parts[row, 1:-1])
+    assert not between & set(said)
+  assert batch.weight.sum() == 5 * PAIRS
+  assert (parts[..., 1] >= FIRST).all() and (parts[..., 2] >= SECOND).all()
+  assert parts.max() < VOCAB
+
+
+def test_no_key_of_a_test_is_in_training():
+  seen, asked = (
+    keys_of(Recall(8, held_out=held).batch(500, seed=0).tokens)
+    for held in (False, True)
+  )
+  assert len(seen) == 192 and len(asked) == 64 and not seen & asked
+
+
+def test_a_model_that_learned_nothing_is_at_chance():
+  learner = learning.Learner(
+    model_with(XLCache(SEGMENT), depth=1, width=32, vocab=VOCAB), seed=0
+  )
+  assert learner.accuracy(1, texts=256) < 3 * CHANCE
+  assert learner.accuracy(1, texts=256, off=True) < 3 * CHANCE
+
+
+def test_a_table_has_what_was_learned_and_how_far_it_holds(monkeypatch):
+  monkeypatch.setattr(learning, 'LEARNED', 0.0)
+  monkeypatch.setattr(learning, 'EVERY', 1)
+  monkeypatch.setattr(learning, 'GAPS', (1, 2))
+  monkeypatch.setattr(learning, 'BEYOND', (1, 2, 4))
+  monkeypatch.setattr(learning, 'DEPTH', 1)
+  monkeypatch.setattr(learning, 'WIDTH', 32)
+  monkeypatch.setattr(learning, 'ROWS', 2)
+  found = learning.learned('xl', XLCache(SEGMENT), 0, minutes=1)
+  assert found['trained'] == 2 and found['held'] == 0 and found['steps'] == 2
+  cells = learning.row(found)
+  assert len(cells) == len(learning.COLUMNS) - 4  # of seven gaps, three
+  assert [x['gap'] for x in found['stages']] == [1, 2]
+
+
+def test_every_memory_of_the_benchmarks_makes_a_model():
+  for name, one in memories(SEGMENT, 4 * SEGMENT).items():
+    model = model_with(one, 3, 64, VOCAB)
+    assert model.remembers == (name != 'none')
+    one.check_segment(SEGMENT, 'data.segment')
+
+
+def test_what_memories_cost_is_measured_beside_the_first(monkeypatch):
+  for name, value in (
+    ('SEGMENT', 16),
+    ('SLOTS', 32),
+    ('DEPTH', 1),
+    ('WIDTH', 32),
+    ('ROWS', 2),
+    ('WRITTEN', 8),
+    ('BLOCK', 64),
+  ):
+    monkeypatch.setattr(memory, name, value)
+  found = memory.measured(['xl', 'infini'], rounds=1, tokens=128)
+  assert [len(x['stream_seconds']) for x in found] == [2, 2]
+  assert found[1]['carry_bytes'] < found[0]['carry_bytes']
+  lines = memory.table(found).splitlines()
+  assert len(lines) == 4 and lines[2].split()[2] == '1.00'
+  bare = [{**x, 'stream_seconds': []} for x in found]
+  assert memory.table(bare).splitlines()[3].rstrip().endswith('-')
