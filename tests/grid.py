@@ -161,12 +161,20 @@ MEMORIES = {
   'sinks': SinkCache(5, 2),
   'melodi': Melodi(SEGMENT, 2, 4, 2),
   'xl and infini': Together(XLCache(3), Infini()),
+  'xl and tokens': Together(XLCache(5), Tokens(1)),
   'xl, and a state cell above': OnLayers(
     (-1,), Together(XLCache(5), StateCell(2)), XLCache(5)
   ),
 }
 # Those that say themselves what of a segment is seen.
-WHOLE = ('compressive', 'tokens', 'associative', 'sinks', 'melodi')
+WHOLE = (
+  'compressive',
+  'tokens',
+  'associative',
+  'sinks',
+  'melodi',
+  'xl and tokens',
+)
 
 
 def empty_memory(position: str, pattern: str, memory: str) -> str | None:

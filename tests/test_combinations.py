@@ -119,6 +119,16 @@ REFUSED = {
     {'model__memory': 'melodi', 'model__memory__segment': '9'},
     ['data.segment = 8', 'model.memory.segment = 9'],
   ),
+  'a band over all that is retrieved': (
+    BAND
+    | {'model__memory': 'denseretrieval', 'model__pattern': 'window'}
+    | {'model__pattern__before': '3'},
+    ['kernel = banded', 'model.memory = denseretrieval', 'kernel=chunked'],
+  ),
+  'several sets of keys in the stock kernel': (
+    {'model__memory': 'tokens', 'model__compute__kernel': 'splash'},
+    ['kernel = splash', 'model.memory = tokens', 'kernel=auto'],
+  ),
   'a layer that is not there': (
     {'model__memory': 'onlayers', 'model__memory__layers': '(7,)'}
     | {'model__memory__memory': 'retrieval'},

@@ -58,6 +58,14 @@ class Banded(Kernel):
         f'has reach {pattern.reach}. Use model.compute.kernel=chunked.'
       )
 
+  def check_far(self, patterns, memory):
+    if any(None in pattern.reach for pattern in patterns):
+      raise ValueError(
+        'model.compute.kernel = banded needs an end on both sides of what is '
+        f'seen, but of model.memory = {memory} all is. Use '
+        'model.compute.kernel=chunked.'
+      )
+
   def for_decoding(self):
     return Chunked()
 

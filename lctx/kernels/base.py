@@ -1,6 +1,7 @@
 """The seam of kernels: how sources become the output of attention."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 from lctx.kernels.dropout import Dropout
@@ -32,6 +33,10 @@ class Kernel:
         f'model.memory = {memory} adds others. Use model.compute.kernel='
         'chunked, which takes any.'
       )
+
+  def check_far(self, patterns: Sequence[Pattern], memory: str) -> None:
+    """Raises ValueError if it cannot serve the sets of keys that `memory` adds
+    to the segment's, by patterns of their own."""
 
   def check_dropout(self, rate: float) -> None:
     """Raises ValueError if it cannot drop this share of the weights."""

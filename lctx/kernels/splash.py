@@ -60,6 +60,13 @@ class Splash(Kernel):
     if reason := _not_reach(pattern):
       raise ValueError(f'model.compute.kernel = splash {reason}. {_INSTEAD}')
 
+  def check_far(self, patterns, memory):
+    if patterns:
+      raise ValueError(
+        'model.compute.kernel = splash serves one set of keys, but '
+        f'model.memory = {memory} adds others. {_INSTEAD}'
+      )
+
   def check_dropout(self, rate):
     if rate:
       raise ValueError(

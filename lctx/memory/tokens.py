@@ -46,14 +46,15 @@ class Tokens(Memory):
     check_sees_all(self, pattern)
 
   def sources(self, param, carry, near, layer):
-    written_B1 = near.k_at.document[:, self.count : self.count + 1]
+    own, count = layer.near, self.count  # without what others put in front
+    written_B1 = own.k_at.document[:, count : count + 1]
     q_document = near.q_at.document
     goes_on = (q_document == written_B1) | (q_document == NOBODY)
     begins = ~goes_on & (q_document >= 0)
-    k_at = near.k_at.take(0, self.count)
+    k_at = own.k_at.take(0, count)
     learned = near.replace(
-      k=near.k[:, : self.count],
-      v=near.v[:, : self.count],
+      k=own.k[:, :count],
+      v=own.v[:, :count],
       q_at=near.q_at.replace(document=jnp.where(begins, 0, EMPTY)),
       k_at=k_at.replace(document=jnp.zeros_like(k_at.document)),
     )

@@ -49,10 +49,12 @@ class Decoder(Recurrent):
     self.memory.check(sizes, self.pattern, self.heads)
     kernel.check_dropout(self.dropout.attention)
     for run in self.runs:
-      near, *_ = run.memory.patterns(self.pattern)
+      name = type(run.memory).__name__.lower()
+      near, *far = run.memory.patterns(self.pattern)
       kernel.check(near)
       if not run.memory.in_order:
-        kernel.check_order(type(run.memory).__name__.lower())
+        kernel.check_order(name)
+      kernel.check_far(far, name)
     super().__post_init__()
 
   def setup(self):

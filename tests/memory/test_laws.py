@@ -9,13 +9,21 @@ import pytest
 import tiny
 from test_equations import MEMORIES, SEGMENT, model_with
 
-from lctx.memory import HeadGate, Infini, OnLayers, Together, XLCache
+from lctx.memory import (
+  HeadGate,
+  Infini,
+  OnLayers,
+  Together,
+  Tokens,
+  XLCache,
+)
 
 ROWS, COUNT = 3, 3
 LENGTH = SEGMENT * COUNT
 MORE = {
   'xl': XLCache(7),
   'together': Together(XLCache(5), Infini()),
+  'xl and tokens': Together(XLCache(5), Tokens(2)),
   'on layers': OnLayers((1,), Infini(gate=HeadGate(start=1.0)), XLCache(5)),
 }
 EVERY = {name: memory for name, (memory, _) in MEMORIES.items()} | MORE
