@@ -144,6 +144,18 @@ REFUSED = {
     | {'model__memory__second': 'associative'},
     ['two memories that put tokens around', 'Use one of them'],
   ),
+  'attention that is not there beside a memory': (
+    {'model__memory': 'together', 'model__memory__first': 'xlcache'}
+    | {'model__memory__second': 'gateddelta'},
+    ['model.memory = together', 'attend to nothing', 'Give it a gate'],
+  ),
+  'memory tokens behind a window': (
+    {'model__memory': 'together', 'model__memory__first': 'tokens'}
+    | {'model__memory__second': 'xlcache'}
+    | {'model__memory__second__length': '3'}
+    | {'model__memory__second__same_length': 'true'},
+    ['model.memory = tokens', 'model.pattern=causal'],
+  ),
   'more neighbours than slots': (
     {'model__memory': 'retrieval', 'model__memory__slots': '8'},
     ['model.memory.neighbours = 32', 'model.memory.slots = 8'],

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lctx.memory.base import Memory
-from lctx.memory.held import Held, nowhere, place
+from lctx.memory.held import Held, nowhere, place, where
 from lctx.memory.tokens import PUBLISHED, Learned, check_count, check_sees_all
 from lctx.types import Array
 
@@ -84,12 +84,13 @@ class Associative(Memory):
       carry.states,
     )
     states = rewritten(*states, k_BMP, v.astype(jnp.float32), strength_BM)
-    held = Held(states, now)
+    read_B = (segment.text.at.document >= 0).any(axis=1)
+    held = where(read_B, Held(states, now), carry)
     return held, jnp.zeros((), jnp.float32)
 
   def _keys(self, param, name, x):
     shape = x.shape[-1], self.width
-    kernel_DH = param(name, shape, ('width', 'head_width'))
+    kernel_DH = param(name, shape, ('width', 'gate'))
     keys = jnp.einsum('btd,dh->bth', x, kernel_DH.astype(x.dtype))
     return dpfp(keys.astype(jnp.float32), self.degree)
 

@@ -73,8 +73,15 @@ class Together(Memory):
       memory.check_segment(segment, field)
 
   def check(self, sizes, pattern, heads):
-    for memory in self._both:
-      memory.check(sizes, pattern, heads)
+    for memory, other in (self._both, self._both[::-1]):
+      if not memory.attends:
+        raise ValueError(
+          f'model.memory = together has {memory}, which lets the layer attend '
+          'to nothing, and so to nothing of the other memory. Give it a gate, '
+          'or use the two on different layers, by onlayers.'
+        )
+      near, *_ = other.patterns(pattern)
+      memory.check(sizes, near, heads)
 
   def initial(self, batch, sizes, dtype):
     return tuple(memory.initial(batch, sizes, dtype) for memory in self._both)

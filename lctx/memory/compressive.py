@@ -18,7 +18,7 @@ from lctx.memory.compressors import Compressor, Conv
 from lctx.memory.held import Held, pushed
 from lctx.patterns.base import Everything
 from lctx.patterns.causal import Causal
-from lctx.types import Array, join, segment_coords
+from lctx.types import EMPTY, Array, join, segment_coords
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Compressive(Memory):
   def flops(self, sizes, segment):
     if not self.compressor.learned:
       return 0.0
-    return 2.0 * sizes.width**2  # for each state that goes out
+    return 2.0 * self.compressor.matrices * sizes.width**2
 
   def initial(self, batch, sizes, dtype):
     x = HIDDEN.empty(batch, self.recent, sizes, dtype)
@@ -125,6 +125,10 @@ class Compressive(Memory):
       usage = seen[1]
     new = text.x, projected, usage
     old_x, old_usage, old_at = _evicted(recent, new, text.at)
+    # Documents before the last that is evicted are over: nothing reads them.
+    document_BT = old_at.document
+    last_BT = document_BT == document_BT.max(axis=1, keepdims=True)
+    old_at = old_at.replace(document=jnp.where(last_BT, document_BT, EMPTY))
 
     def compress(x):
       given = within(param, 'compressor'), x, old_at.document, old_usage
@@ -152,12 +156,13 @@ class Compressive(Memory):
     Attention is a mean of values, so its gradient by a key's value is what all
     queries gave to that key.
     """
+    carry, text = jax.lax.stop_gradient((carry, text))
     recent, _ = carry
     q = layer.queries(layer.norm(text.x))
     near = layer.near.replace(
       q=q, k=text.k, v=text.v, q_at=text.at, k_at=text.at
     )
-    sources = self.sources(None, carry, near, layer)
+    sources = jax.lax.stop_gradient(self.sources(None, carry, near, layer))
 
     def total(values):
       parts = (source.replace(v=v) for source, v in zip(sources, values))

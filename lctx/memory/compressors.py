@@ -20,6 +20,7 @@ class Compressor:
   """`compress` of states x [B, T, D] gives [B, T / rate, D]."""
 
   learned: ClassVar[bool] = False
+  matrices: ClassVar[int] = 0  # that each state goes through
   by_usage: ClassVar[bool] = False
 
   def check(self) -> None:
@@ -73,7 +74,7 @@ class Conv(Compressor):
   states is from what it made of those they stand for, without positions.
   """
 
-  learned = True
+  learned, matrices = True, 1
 
   loss: float = 1.0
 
@@ -99,6 +100,8 @@ class DilatedConv(Conv):
   state is made of `2 rate + 3` of those around its group. The paper names
   dilated convolutions and leaves their sizes open; these are ours.
   """
+
+  matrices = 6
 
   def grouped(self, param, x, counted_BGC):
     batch, groups, rate = counted_BGC.shape
@@ -152,7 +155,7 @@ def _kernel(param, name, size, width):
     mean = jnp.eye(width, dtype=dtype)[None] / size
     return mean + 0.02 * jax.random.normal(key, shape, dtype)
 
-  return param(name, (size, width, width), (None, 'width', 'gate'), init)
+  return param(name, (size, width, width), ('taps', 'width', 'gate'), init)
 
 
 def _bias(param, name, x):

@@ -185,7 +185,7 @@ class GatedDelta(Affine):
   def _kernel(self, param, sizes):
     shape = sizes.num_heads + 2 * sizes.key_heads, sizes.head_width
     init = nn.initializers.normal(self.convolution**-0.5)
-    axes = (None, 'heads', 'head_width')
+    axes = ('taps', 'heads', 'head_width')
     return param('convolution', (self.convolution, *shape), axes, init)
 
   def _out(self, param, read_BTNH, layer):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from lctx.types import EMPTY, Array, Carry, Coords, join, segment_coords
+from lctx.types import EMPTY, NOBODY, Array, Carry, Coords, join, segment_coords
 
 
 @struct.dataclass
@@ -122,7 +122,7 @@ def pushed(held: Held, new: Any, at: Coords) -> Held:
 
 def place(at: Coords, before: Coords) -> Coords:
   """Of the last token in a segment, else of the one `before`: [B, 1]."""
-  held_BT = at.document >= 0
+  held_BT = (at.document >= 0) & (at.document != NOBODY)
   steps_1T = jnp.arange(at.length, dtype=jnp.int32)[None]
   slot_B1 = jnp.where(held_BT, steps_1T, -1).max(axis=1, keepdims=True)
 

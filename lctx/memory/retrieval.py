@@ -130,17 +130,24 @@ def nearest(
   keys = k_BMKH.shape[2]
   q = q_BTNH.reshape(batch, length, keys, heads // keys, width)
   logits = jnp.einsum(
-    'btkgh,bmkh->bkgtm', *jax.lax.stop_gradient((q, k_BMKH[..., :width]))
-  ).astype(jnp.float32)
+    'btkgh,bmkh->bkgtm',
+    *jax.lax.stop_gradient((q, k_BMKH[..., :width])),
+    preferred_element_type=jnp.float32,
+  )
   hidden = ~seen_BTM[:, None, None]
   _, best = jax.lax.top_k(jnp.where(hidden, MASKED, logits), count)
   pick = jax.vmap(jax.vmap(lambda x_MH, best: x_MH[best]))
   k, v = (
     pick(x.swapaxes(1, 2)[..., :width], best) for x in (k_BMKH, v_BMKH)
   )  # [B, K, G, T, count, H]
-  logits = jnp.einsum('btkgh,bkgtch->bkgtc', q, k.astype(q.dtype))
+  logits = jnp.einsum(
+    'btkgh,bkgtch->bkgtc',
+    q,
+    k.astype(q.dtype),
+    preferred_element_type=jnp.float32,
+  )
   seen = jax.vmap(_of_rows)(seen_BTM, best)
-  logits = jnp.where(seen, logits.astype(jnp.float32), MASKED)
+  logits = jnp.where(seen, logits, MASKED)
   weights = jnp.where(seen, jax.nn.softmax(logits, axis=-1), 0.0)
   y = jnp.einsum('bkgtc,bkgtch->btkgh', weights.astype(v.dtype), v)
   return y.reshape(q_BTNH.shape).astype(q_BTNH.dtype)

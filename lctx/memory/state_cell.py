@@ -62,7 +62,7 @@ class StateCell(Memory):
 
   def flops(self, sizes, segment):
     width, heads = sizes.width, sizes.num_heads * sizes.head_width
-    asked = 2 * width * heads + 2 * heads * self.states  # and put out
+    asked = width * heads + 2 * heads * self.states
     state = 4 * width * heads + 2 * heads * (self.states + segment)
     joined = {
       'dual': 2 * heads * width + 8 * width**2,
@@ -161,14 +161,14 @@ class StateCell(Memory):
     identity_MD = param(
       'identity',
       (self.states, sizes.width),
-      (None, 'width'),
+      ('slots', 'width'),
       nn.initializers.normal(1.0),
     )
     return normed + identity_MD.astype(normed.dtype)[None]
 
   def _start(self, param, sizes, dtype):
     shape, init = (self.states, sizes.width), nn.initializers.normal(0.1)
-    return param('start', shape, (None, 'width'), init).astype(dtype)[None]
+    return param('start', shape, ('slots', 'width'), init).astype(dtype)[None]
 
   def _heads(self, param, name, x, sizes):
     """Of [B, M, D], scaled if they ask: [B, M, N, H]."""

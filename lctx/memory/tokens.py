@@ -124,5 +124,5 @@ def check_sees_all(memory: Memory, pattern) -> None:
 def _learned(param, batch, count, sizes):
   """They start as large as embedded tokens."""
   init = nn.initializers.normal(0.02 * sizes.width**0.5)
-  tokens_MD = param('tokens', (count, sizes.width), (None, 'width'), init)
+  tokens_MD = param('tokens', (count, sizes.width), ('slots', 'width'), init)
   return jnp.broadcast_to(tokens_MD[None], (batch, count, sizes.width))

@@ -105,8 +105,8 @@ class TransientGlobal(Memory):
     return self.scheme.once(param, self._in_blocks(sizes, count), drop)
 
   def sources(self, param, carry, near, layer):
-    count, sizes = near.k_at.length // self.block, layer.sizes
-    blocks = self._blocks(near.k_at.document)
+    k_at, sizes = layer.near.k_at, layer.sizes  # of the segment alone
+    count, blocks = k_at.length // self.block, self._blocks(k_at.document)
     states = layer.norm(layer.x).astype(jnp.float32)
     normed_BGD = RMSNorm()(param, _sums(states, blocks.of_token, count))
     k_BGKH, v_BGKH = layer.project(normed_BGD.astype(layer.x.dtype))
@@ -115,9 +115,9 @@ class TransientGlobal(Memory):
     )
     if not count:
       return (near,)
-    slots_BT = near.q_at.index - near.k_at.index[:, :1]
+    slots_BT = near.q_at.index - k_at.index[:, :1]
     counted_BT = jnp.take_along_axis(blocks.counted, slots_BT, axis=1)
-    ends_BG = near.k_at.index[:, :1] + blocks.end
+    ends_BG = k_at.index[:, :1] + blocks.end
     far = near.replace(
       k=k_BGKH,
       v=v_BGKH,

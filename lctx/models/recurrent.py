@@ -126,8 +126,12 @@ class Recurrent(nn.Module):
     around = self.memory.around
     if not around.before:
       return None, None
-    x, document_BT = self.around(around.first, first_layer(carry.around), sizes)
-    return x.astype(sizes.dtype), segment_coords(document_BT)
+    held = first_layer(carry.around)
+    x, document_BT = self.around(around.first, held, sizes)
+    at = segment_coords(document_BT)
+    if (last := last_read(held)) is not None:
+      at = at.replace(offset=jnp.zeros_like(at.offset) + last[1][:, None])
+    return x.astype(sizes.dtype), at
 
   def _last(self, carry, place, start, sizes):
     """The same behind the text, whose last token sat at `place`."""
@@ -138,7 +142,8 @@ class Recurrent(nn.Module):
     document_BT = jnp.repeat(place.document, around.after, axis=1)
     at = segment_coords(document_BT, start)
     began = jnp.full_like(at.segment, around.before)
-    return x.astype(sizes.dtype), at.replace(segment=began)
+    offset = jnp.repeat(place.offset, around.after, axis=1)
+    return x.astype(sizes.dtype), at.replace(segment=began, offset=offset)
 
   def _kept(self, carry, x, place):
     around = self.memory.around
@@ -188,7 +193,8 @@ class Recurrent(nn.Module):
   def counted(self, at: Coords, carry: ModelCarry) -> Coords:
     """With the offset of each token in its document, wherever that began."""
     memories = first_layer(tuple(layer.memory for layer in carry.layers))
-    last, opened = last_read(memories), carry.open
+    last = last_read((memories, first_layer(carry.around)))
+    opened = carry.open
     if opened is not None:
       last = token_before(opened.text, at, last)
     if last is None:

@@ -12,16 +12,22 @@ def clamped(model: Decoder, params: Params) -> Params:
   """Parameters with every span back within its limits, after an update."""
   if model.heads.span is None:
     return params
-  layers = params['layers']
-  layers = {**layers, 'span': jnp.clip(layers['span'], 0, 1)}
-  return {**params, 'layers': layers}
+  layers = {
+    run.name: {
+      **params[run.name],
+      'span': jnp.clip(params[run.name]['span'], 0, 1),
+    }
+    for run in model.runs
+  }
+  return {**params, **layers}
 
 
 def effective_span(model: Decoder, params: Params) -> int | None:
   """Steps back beyond which no head looks; None = spans are not learned."""
   if model.heads.span is None:
     return None
-  return model.heads.span.effective(params['layers']['span'])
+  effective = model.heads.span.effective
+  return max(effective(params[run.name]['span']) for run in model.runs)
 
 
 def trimmed(model: Decoder, params: Params) -> Decoder:

@@ -3,7 +3,7 @@
 Never by its rank: under a scan over layers a stacked bias has as many axes as
 a matrix. The words, decided by `sides` and nothing else:
 
-  side    an axis, 'layers' apart; 'head_width' joins the heads before it
+  side    an axis, STACKED apart; 'head_width' joins the heads before it
   vector  fewer than two sides: biases, norms, u and v. Never decayed
   table   two sides, one of them looked up (TABLES). Not decayed, and Adam's
   matrix  two other sides. Decayed; Muon orthogonalises it
@@ -18,9 +18,9 @@ from lctx.types import Params
 
 Axes = tuple[str | None, ...]  # the logical axes of one parameter
 
-STACKED = ('layers',)  # one parameter per entry; rules see each entry alone
+STACKED = 'layers', 'taps'  # one parameter per entry, seen alone by rules
 # An entry is picked, not summed.
-TABLES = ('vocab', 'clusters', 'distances', 'positions', 'buckets')
+TABLES = ('vocab', 'clusters', 'distances', 'positions', 'buckets', 'slots')
 
 
 def sides(names: Axes) -> tuple[tuple[int, ...], ...]:

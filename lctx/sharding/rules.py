@@ -26,6 +26,8 @@ TABLE: dict[str | None, tuple[str, ...]] = {
   'distances': (),
   'positions': (),
   'buckets': (),
+  'slots': (),
+  'taps': (),
   'layers': (),
   None: (),
 }

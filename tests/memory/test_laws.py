@@ -17,6 +17,8 @@ from lctx.memory import (
   Tokens,
   XLCache,
 )
+from lctx.optimizer.axes import is_names, sides
+from lctx.sharding import rules
 
 ROWS, COUNT = 3, 3
 LENGTH = SEGMENT * COUNT
@@ -127,3 +129,26 @@ def test_layers_that_remember_alike_are_one_scan():
     'memory_gate_bias' in shapes['layers_3']
     or 'memory_bias' in (shapes['layers_3'])
   )
+
+
+@pytest.mark.parametrize('name', KEPT)
+def test_every_optimizer_and_mesh_knows_its_parameters(name):
+  axes = model_with(EVERY[name]).axes()
+  for names in jax.tree.leaves(axes, is_leaf=is_names):
+    assert len(sides(names)) <= 2 and set(names) <= set(rules.TABLE)
+
+
+@pytest.mark.parametrize('name', ['most used', 'dilated conv', 'conv', 'mean'])
+def test_what_is_compressed_is_of_one_document(name, close):
+  """Where one document ends among the states that leave the cache at once."""
+  model = model_with(EVERY[name])
+  params, count = tiny.large_params(model), 7
+  ids = tiny.some_ids(2, count * SEGMENT)
+  document = jnp.zeros_like(ids).at[0, 8:].set(1).at[1, 10:].set(1)
+  other = jnp.where(document == 0, (ids + 1) % 29, ids)
+  first, then = (
+    tiny.loop(model, params, x, [SEGMENT] * count, document)[0]
+    for x in (ids, other)
+  )
+  close(first[0, 8:], then[0, 8:], 1e-6)
+  close(first[1, 10:], then[1, 10:], 1e-6)
