@@ -144,13 +144,19 @@ def _check_effects(model: Decoder) -> None:
       f'{model.memory.length} carries nothing. Set the first to 0, or use '
       'model.memory=xlcache of some length.'
     )
-  sees = any(run.memory.attends for run in model.runs)
+  sees, heads = any(run.memory.attends for run in model.runs), model.heads
   absolute = type(model.position).embed is not Position.embed
   if not sees and not absolute and model.position != NoPosition():
     raise ValueError(
       f'model.position = {model.position} has no effect: model.memory = '
       f'{model.memory} lets no layer attend to tokens. Use '
       'model.position=noposition.'
+    )
+  if not sees and (heads.span or heads.adaptive or heads.cap):
+    raise ValueError(
+      'model.heads has a span, a cap or adaptive scores without effect: '
+      f'model.memory = {model.memory} lets no layer attend to tokens. Remove '
+      'them, or set model.memory.gate.'
     )
   if any(model.embed.tie_projections) and not model.embed.projected:
     raise ValueError(

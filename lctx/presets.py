@@ -1,28 +1,26 @@
-"""Published models: each is one function that picks parts."""
+"""Published models: each is one function that picks parts.
+
+One whose memory is one part, the same in every layer, has no function of its
+own: `remembering(depth, width, num_heads, Infini(delta=True))`, with Tokens
+(RMT), Associative (ARMT) or SinkCache (StreamingLLM) likewise.
+"""
+
+import dataclasses
 
 from lctx.memory import (
-  Associative,
   Compressive,
-  Compressor,
-  Conv,
-  ElementGate,
   GatedDelta,
-  Infini,
   Melodi,
   Memory,
-  MemoryGate,
   OnLayers,
   Retrieval,
-  SinkCache,
   StateCell,
   Together,
-  Tokens,
   XLCache,
 )
 from lctx.models.decoder import Decoder
 from lctx.models.parts import Compute, Dropout, Stack
 from lctx.models.vocabulary import Embedding
-from lctx.patterns.base import Pattern
 from lctx.patterns.causal import Causal
 from lctx.positions import Position, RelativeXL, Rope, T5Bias
 
@@ -88,50 +86,29 @@ def transformer_xl(
 
 
 def remembering(
-  depth: int,
-  width: int,
-  num_heads: int,
-  memory: Memory,
-  *,
-  position: Position | None = None,
-  pattern: Pattern | None = None,
-  ffn_width: int | None = None,
-  dropout: float = 0.0,
-  memory_dropout: float = 0.0,
-  vocab: int | None = None,
-  compute: Compute | None = None,
+  depth: int, width: int, num_heads: int, memory: Memory, **parts
 ) -> Decoder:
   """A pre-norm decoder of any memory: what the models below have in common.
 
-  `position` defaults to rotary, `pattern` to causal; widths as in
-  `transformer_xl`.
+  `parts` are Decoder's fields, in place of rotary positions, a causal pattern
+  and an embedding of the tokenizer's size. Raises ValueError for sizes that
+  cannot be, naming the field.
   """
-  return Decoder(
-    embed=Embedding(width=width, vocab=vocab),
-    stack=Stack(depth, num_heads, ffn_width=ffn_width, pre_norm=True),
-    position=position or Rope(),
-    pattern=pattern or Causal(),
-    memory=memory,
-    dropout=Dropout(dropout, 0.0, memory_dropout),
-    compute=compute or Compute(),
-  )
+  usual = {
+    'embed': Embedding(width=width),
+    'stack': Stack(depth, num_heads, pre_norm=True),
+    'position': Rope(),
+    'pattern': Causal(),
+  }
+  return Decoder(memory=memory, **usual | parts)
 
 
 def compressive(
-  depth: int,
-  width: int,
-  num_heads: int,
-  recent: int,
-  compressed: int,
-  rate: int = 4,
-  *,
-  compressor: Compressor | None = None,
-  **fields,
+  depth: int, width: int, num_heads: int, memory: Compressive, **parts
 ) -> Decoder:
-  """Compressive Transformer (Rae et al. 2019); `fields` as `remembering`."""
-  memory = Compressive(recent, compressed, rate, compressor or Conv())
-  fields = {'position': RelativeXL()} | fields
-  return remembering(depth, width, num_heads, memory, **fields)
+  """Compressive Transformer (Rae et al. 2019); `parts` as `remembering`."""
+  parts = {'position': RelativeXL()} | parts
+  return remembering(depth, width, num_heads, memory, **parts)
 
 
 def block_recurrent(
@@ -139,74 +116,39 @@ def block_recurrent(
   width: int,
   num_heads: int,
   window: int,
-  states: int = 512,
-  cell: str = 'skip',
-  *,
-  gate: MemoryGate | None = None,
+  cell: StateCell | None = None,
   layer: int = -3,
-  **fields,
+  **parts,
 ) -> Decoder:
   """Block-Recurrent Transformer (Hutchins et al. 2022).
 
-  A cell of `states` on one layer, and on all layers the last `window` states;
-  segments are as long as the window. `fields` as `remembering`.
+  A cell of states on one layer, and on all layers the last `window` states;
+  segments are as long as the window. `parts` as `remembering`.
   """
   near = XLCache(window)
-  cells = StateCell(states, cell, gate or ElementGate())
-  memory = OnLayers((layer,), Together(near, cells), near)
-  fields = {'position': T5Bias()} | fields
-  return remembering(depth, width, num_heads, memory, **fields)
+  memory = OnLayers((layer,), Together(near, cell or StateCell()), near)
+  parts = {'position': T5Bias()} | parts
+  return remembering(depth, width, num_heads, memory, **parts)
 
 
 def memorizing(
   depth: int,
   width: int,
   num_heads: int,
-  slots: int = 8192,
-  neighbours: int = 32,
   cache: int = 512,
-  *,
+  retrieval: Retrieval | None = None,
   layer: int = -4,
-  **fields,
+  **parts,
 ) -> Decoder:
   """Memorizing Transformer (Wu et al. 2022): one layer looks up its past.
 
-  All layers have a cache of `cache` states. `fields` as `remembering`.
+  All layers have a cache of `cache` states. `parts` as `remembering`.
   """
   near = XLCache(cache)
-  memory = OnLayers(
-    (layer,), Together(near, Retrieval(slots, neighbours)), near
-  )
-  fields = {'position': T5Bias()} | fields
-  return remembering(depth, width, num_heads, memory, **fields)
-
-
-def recurrent_memory(
-  depth: int, width: int, num_heads: int, count: int = 10, **fields
-) -> Decoder:
-  """RMT (Bulatov et al. 2022): `count` memory tokens; `fields` as
-  `remembering`."""
-  return remembering(depth, width, num_heads, Tokens(count), **fields)
-
-
-def associative_memory(
-  depth: int,
-  width: int,
-  num_heads: int,
-  count: int = 10,
-  key_width: int = 64,
-  **fields,
-) -> Decoder:
-  """ARMT (Rodkin et al. 2024); `fields` as `remembering`."""
-  memory = Associative(count, key_width)
-  return remembering(depth, width, num_heads, memory, **fields)
-
-
-def infini(
-  depth: int, width: int, num_heads: int, delta: bool = True, **fields
-) -> Decoder:
-  """Infini-attention (Munkhdalai et al. 2024); `fields` as `remembering`."""
-  return remembering(depth, width, num_heads, Infini(delta), **fields)
+  looks = Together(near, retrieval or Retrieval())
+  parts = {'position': T5Bias()} | parts
+  memory = OnLayers((layer,), looks, near)
+  return remembering(depth, width, num_heads, memory, **parts)
 
 
 def gated_delta(
@@ -215,43 +157,30 @@ def gated_delta(
   num_heads: int,
   cache: int,
   every: int = 4,
-  **fields,
+  **parts,
 ) -> Decoder:
   """Gated DeltaNet in a hybrid (Yang et al. 2024; Qwen3-Next's ratio).
 
   Every `every`-th layer attends, with a cache of `cache` states; the others
-  are states that each token writes. `fields` as `remembering`.
+  are states that each token writes. `parts` as `remembering`.
   """
   attends = tuple(range(every - 1, depth, every))
   memory = OnLayers(attends, XLCache(cache), GatedDelta())
-  return remembering(depth, width, num_heads, memory, **fields)
+  return remembering(depth, width, num_heads, memory, **parts)
 
 
 def melodi(
   depth: int,
   width: int,
   num_heads: int,
-  segment: int,
-  short: int = 64,
-  long: int = 4096,
-  step: int = 32,
-  *,
+  memory: Melodi,
   layer: int | None = None,
-  **fields,
+  **parts,
 ) -> Decoder:
-  """Melodi (Chen et al. 2024): the long memory on `layer`, None = the middle.
+  """Melodi (Chen et al. 2024): a long memory on `layer`, None = the middle.
 
-  `fields` as `remembering`.
+  The other layers have the same short one. `parts` as `remembering`.
   """
   middle = depth // 2 if layer is None else layer
-  of_middle = Melodi(segment, short, long, step)
-  memory = OnLayers((middle,), of_middle, Melodi(segment, short))
-  return remembering(depth, width, num_heads, memory, **fields)
-
-
-def streaming(
-  depth: int, width: int, num_heads: int, recent: int, sinks: int = 4, **fields
-) -> Decoder:
-  """StreamingLLM (Xiao et al. 2023); `fields` as `remembering`."""
-  memory = SinkCache(recent, sinks)
-  return remembering(depth, width, num_heads, memory, **fields)
+  memory = OnLayers((middle,), memory, dataclasses.replace(memory, long=0))
+  return remembering(depth, width, num_heads, memory, **parts)

@@ -106,7 +106,7 @@ def _measured(loaded: Loaded, config: Config, folder: Path, poll) -> Result:
   segment = settings.segment or config.data.segment
   title = (
     f'Step {loaded.step:,}, {settings.split} split of {_name(corpus)}: '
-    f'segment {segment}, memory {model.memory.length}'
+    f'segment {segment}, memory {_memory(model)}'
   )
   scorer = Scorer(model, loaded.params, segment)
   result = measure(scorer, store, loaded.codec, settings, title, poll)
@@ -281,6 +281,13 @@ def _validated(run: Run, state: State, interrupt: Interrupt) -> dict:
 
 def _as_json(config: Config) -> str:
   return json.dumps(configs.to_json(config))
+
+
+def _memory(model) -> str:
+  """How far it looks back, where it counts states; else what it is."""
+  if model.memory.length or not model.remembers:
+    return str(model.memory.length)
+  return type(model.memory).__name__.lower()
 
 
 def _name(corpus) -> str:

@@ -113,7 +113,7 @@ REFUSED = {
   'a cap on nothing': (
     {'model__memory': 'gateddelta', 'model__position': 'noposition'}
     | {'model__heads__cap': '2.0'},
-    ['model.heads', 'no effect', 'model.memory.gate'],
+    ['model.heads', 'without effect', 'model.memory.gate'],
   ),
   'weights of another segment': (
     {'model__memory': 'melodi', 'model__memory__segment': '9'},

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import tiny
 
-from lctx.generation.decode import append
 from lctx.generation.reading import begin
 from lctx.kernels.dense import Dense
 from lctx.kernels.source import Source
@@ -28,7 +27,7 @@ from lctx.memory import Layer
 from lctx.models.attention import averaged
 from lctx.models.parts import Compute
 from lctx.models.segments import scan_segments, split
-from lctx.types import EMPTY, segment_coords
+from lctx.types import segment_coords
 
 ROWS = 2
 DOCUMENT = np.zeros((ROWS, grid.LENGTH), np.int32)
@@ -71,24 +70,6 @@ def losses(model, segment, params, ids):
   return jax.value_and_grad(loss, has_aux=True)(params)
 
 
-@tiny.quick_jit
-def decoded(reader, state, ids):
-  """Nats of every token, read one at a time as generation does."""
-
-  def one(state, tokens):
-    token_B, target_B = tokens
-    state = append(reader, state, token_B, EMPTY)
-    return state, reader.model.apply(
-      {'params': reader.params},
-      state.hidden_BD[:, None],
-      target_B[:, None],
-      method='nll',
-    )[:, 0]
-
-  turns = ids.T[:-1], ids.T[1:]
-  return jax.lax.scan(one, state, turns)[1].T
-
-
 def read(cell, close):
   *parts, kernel = cell
   model = model_of(*parts, grid.KERNELS[kernel])
@@ -104,7 +85,7 @@ def read(cell, close):
   assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads)), 'unused'
   if not ahead:
     begun = begin(model, params, 1, segment)
-    close(decoded(*begun, ids[:1]), nll[:1], 1e-4)
+    close(tiny.decoded(*begun, ids[:1]), nll[:1], 1e-4)
 
 
 def drawn(params, prefix=''):

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import tiny
 
-from lctx.generation.decode import append
 from lctx.generation.reading import begin
 from lctx.models.segments import scan_segments, split
 from lctx.types import EMPTY, segment_coords
@@ -65,23 +64,6 @@ def scanned(model, params, ids, document):
   return jax.value_and_grad(loss, has_aux=True)(params)
 
 
-@tiny.quick_jit
-def decoded(reader, state, ids):
-  """Nats of every token, read one at a time as generation does."""
-
-  def one(state, tokens):
-    token_B, target_B = tokens
-    state = append(reader, state, token_B, EMPTY)
-    return state, reader.model.apply(
-      {'params': reader.params},
-      state.hidden_BD[:, None],
-      target_B[:, None],
-      method='nll',
-    )[:, 0]
-
-  return jax.lax.scan(one, state, (ids.T[:-1], ids.T[1:]))[1].T
-
-
 def remember(cell, close):
   model = model_of(*cell)
   params = tiny.large_params(model)
@@ -93,12 +75,14 @@ def remember(cell, close):
     for path, g in jax.tree_util.tree_leaves_with_path(grads)
     if not np.abs(g).max() > 0
   }
-  assert not unused or (cell[2] == 'gated delta' and 'once' in min(unused))
+  if cell[2] == 'gated delta':  # its heads see no token, so no position counts
+    unused = {name for name in unused if not name.startswith('once/')}
+  assert not unused
   (_, alone), _ = scanned(model, params, ids, jnp.asarray(ALONE))
   close(nll[1, BEGINS:], alone[1, BEGINS:], 1e-5)
   if not grid.looks_ahead(cell[1]):
     begun = begin(model, params, 1, grid.SEGMENT)
-    close(decoded(*begun, ids[:1]), nll[:1], 1e-4)
+    close(tiny.decoded(*begun, ids[:1]), nll[:1], 1e-4)
 
 
 def pytest_generate_tests(metafunc):

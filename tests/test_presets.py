@@ -7,13 +7,19 @@ import pytest
 
 from lctx import presets
 from lctx.memory import (
+  Associative,
+  Compressive,
   GatedDelta,
+  Infini,
   Melodi,
   Retrieval,
+  SinkCache,
   StateCell,
   Together,
+  Tokens,
   XLCache,
 )
+from lctx.positions import NoPosition
 from lctx.positions.xl import LearnedRelative
 
 WT103, LM1B = (20_000, 40_000, 200_000), (60_000, 100_000, 640_000)
@@ -155,14 +161,14 @@ def test_published_models_have_their_memory_on_their_layers():
   def layers(model):
     return [model.memory.of_layers(12)[i - 1] for i in range(1, 13)]
 
-  cells = layers(presets.block_recurrent(**sizes, window=8, states=4))
+  cells = layers(presets.block_recurrent(**sizes, window=8, cell=StateCell(4)))
   near = XLCache(8)
   assert cells[9] == Together(near, StateCell(4)) and cells.count(near) == 11
-  looked = layers(presets.memorizing(**sizes, slots=64, cache=8))
+  looked = layers(presets.memorizing(**sizes, cache=8, retrieval=Retrieval(64)))
   assert looked[8] == Together(near, Retrieval(64)) and looked.count(near) == 11
   hybrid = layers(presets.gated_delta(**sizes, cache=8))
   assert hybrid == 3 * [GatedDelta(), GatedDelta(), GatedDelta(), near]
-  mixed = layers(presets.melodi(**sizes, segment=8))
+  mixed = layers(presets.melodi(**sizes, memory=Melodi(8, long=64)))
   assert mixed[6].long and [x for x in mixed if x.long] == [mixed[6]]
   assert set(mixed) == {mixed[6], Melodi(8)}
 
@@ -170,11 +176,11 @@ def test_published_models_have_their_memory_on_their_layers():
 @pytest.mark.parametrize(
   'model',
   [
-    presets.compressive(2, 16, 2, 8, 8),
-    presets.recurrent_memory(2, 16, 2),
-    presets.associative_memory(2, 16, 2),
-    presets.infini(2, 16, 2),
-    presets.streaming(2, 16, 2, 8),
+    presets.compressive(2, 16, 2, Compressive(8, 8)),
+    presets.remembering(2, 16, 2, Tokens()),
+    presets.remembering(2, 16, 2, Associative()),
+    presets.remembering(2, 16, 2, Infini(), position=NoPosition()),
+    presets.remembering(2, 16, 2, SinkCache(8)),
   ],
   ids=lambda model: type(model.memory).__name__,
 )

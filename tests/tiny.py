@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lctx import presets
+from lctx.generation.decode import append
 from lctx.positions.xl import LearnedRelative
-from lctx.types import segment_coords
+from lctx.types import EMPTY, segment_coords
 
 QUICK = '--xla_backend_optimization_level=0'  # XLA_FLAGS: compiles sooner
 
@@ -96,3 +97,21 @@ def log_probs(model, params, hidden):
 def picture(seen):
   """A boolean matrix as rows of '#' and '.'."""
   return [''.join('#' if cell else '.' for cell in row) for row in seen]
+
+
+@quick_jit
+def decoded(reader, state, ids):
+  """Nats of every token, read one at a time as generation does."""
+
+  def one(state, tokens):
+    token_B, target_B = tokens
+    state = append(reader, state, token_B, EMPTY)
+    return state, reader.model.apply(
+      {'params': reader.params},
+      state.hidden_BD[:, None],
+      target_B[:, None],
+      method='nll',
+    )[:, 0]
+
+  turns = ids.T[:-1], ids.T[1:]
+  return jax.lax.scan(one, state, turns)[1].T

@@ -72,7 +72,7 @@ def combine(first: Update, second: Update) -> Update:
 
 
 class Affine(Memory):
-  """A memory whose `write` is the update of what it read."""
+  """A memory whose states change by the update of what was read."""
 
   def summarise(
     self, param: Callable, text: Segment, before: Carry, layer: Layer

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lctx.memory.base import Memory
+from lctx.memory.base import Memory, check_sees_all
 from lctx.memory.held import Held, nowhere, place, where
-from lctx.memory.tokens import PUBLISHED, Learned, check_count, check_sees_all
+from lctx.memory.tokens import PUBLISHED, Learned, check_count
 from lctx.types import Array
 
 EPSILON = 1e-5

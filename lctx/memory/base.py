@@ -189,3 +189,24 @@ def remembers(memory: Memory, sizes: Sizes) -> bool:
   carry = jax.eval_shape(lambda: memory.initial(1, sizes, jnp.float32))
   around = jax.eval_shape(lambda: memory.around.initial(1, sizes, jnp.float32))
   return any(leaf.size for leaf in jax.tree.leaves((carry, around)))
+
+
+def check_sees_all(memory: Memory, pattern: Pattern) -> None:
+  """Raises ValueError for a pattern that hides some of a segment."""
+  if pattern.reach.before is not None or not pattern.is_reach:
+    raise ValueError(
+      f'model.pattern = {pattern} hides some of a segment, but model.memory = '
+      f'{type(memory).__name__.lower()} says itself what is seen, or adds what '
+      'all of it must see. Use model.pattern=causal.'
+    )
+
+
+def check_one_way(memory: Memory, pattern: Pattern) -> None:
+  """Raises ValueError for a pattern that looks ahead."""
+  if pattern.reach.after != 0:
+    raise ValueError(
+      f'model.pattern = {pattern} looks ahead, but model.memory = '
+      f'{type(memory).__name__.lower()} is of what came before each token. Use '
+      'model.pattern=causal, or a memory that is the same for a whole segment, '
+      'such as infini.'
+    )

@@ -1,5 +1,8 @@
 """In which form a layer holds past states: as they came, or projected."""
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -55,3 +58,9 @@ class Projected(Hidden):
 
 
 HIDDEN, PROJECTED = Hidden(), Projected()
+
+
+def projected(memory: Any, kind: type) -> Any:
+  """The same memory of another kind, which holds what a layer projected."""
+  fields = dataclasses.fields(memory)
+  return kind(**{field.name: getattr(memory, field.name) for field in fields})

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from lctx.kernels.dense import Dense
 from lctx.kernels.source import Source
 from lctx.layers.parameters import within
-from lctx.memory.base import Memory
-from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
+from lctx.memory.base import Memory, check_one_way, check_sees_all
+from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden, projected
 from lctx.memory.compressors import Compressor, Conv
 from lctx.memory.held import Held, pushed
 from lctx.patterns.base import Everything
@@ -56,12 +56,8 @@ class Compressive(Memory):
     return self.rate
 
   def check(self, sizes, pattern, heads):
-    if pattern.reach.after != 0 or pattern.reach.before or pattern.stride:
-      raise ValueError(
-        f'model.pattern = {pattern} counts steps between tokens, which a '
-        'compressed state of model.memory = compressive does not have. Use '
-        'model.pattern=causal.'
-      )
+    check_one_way(self, pattern)
+    check_sees_all(self, pattern)
     if heads.adaptive is not None:
       raise ValueError(
         'model.heads.adaptive compares the positions of tokens, but '
@@ -147,8 +143,7 @@ class Compressive(Memory):
     return carry, penalty
 
   def for_inference(self):
-    fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-    return ProjectedCompressive(**fields)
+    return projected(self, ProjectedCompressive)
 
   def _usage(self, carry, text, layer):
     """What attention gave to each recent state, in all, and to the text's.

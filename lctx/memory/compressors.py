@@ -1,7 +1,7 @@
 """How evicted states become few: every `rate` of them, one.
 
-Rae et al. 2019 (Compressive Transformers), section 3.1. States of another
-document than the last of a group count as nothing.
+Rae et al. 2019 (Compressive Transformers), section 3.1. All are of one
+document; what is of none, EMPTY, counts as nothing.
 """
 
 import dataclasses
@@ -35,10 +35,16 @@ class Compressor:
     rate: int,
   ) -> tuple[Array, Array]:
     """The states, and the document of each [B, T / rate]."""
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouped(Compressor):
+  """One state for `rate` that lie together."""
+
+  def compress(self, param, x, document_BT, usage_BT, rate):
     groups_BGC = document_BT.reshape(document_BT.shape[0], -1, rate)
-    document_BG = groups_BGC.max(axis=2)  # they count up
-    counted_BGC = (groups_BGC == document_BG[..., None]) & (groups_BGC >= 0)
-    return self.grouped(param, x, counted_BGC), document_BG
+    return self.grouped(param, x, groups_BGC >= 0), groups_BGC.max(axis=2)
 
   def grouped(self, param: Callable, x: Array, counted_BGC: Array) -> Array:
     """One state for each group [B, G, D], of those that count."""
@@ -46,7 +52,7 @@ class Compressor:
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanPool(Compressor):
+class MeanPool(Grouped):
   """The mean of each group."""
 
   def grouped(self, param, x, counted_BGC):
@@ -56,7 +62,7 @@ class MeanPool(Compressor):
 
 
 @dataclasses.dataclass(frozen=True)
-class MaxPool(Compressor):
+class MaxPool(Grouped):
   """The largest of each channel."""
 
   def grouped(self, param, x, counted_BGC):
@@ -66,7 +72,7 @@ class MaxPool(Compressor):
 
 
 @dataclasses.dataclass(frozen=True)
-class Conv(Compressor):
+class Conv(Grouped):
   """A convolution, as wide as its stride.
 
   `loss` weighs the attention-reconstruction loss (section 3.2), which trains
@@ -97,8 +103,9 @@ class DilatedConv(Conv):
   """Two convolutions: over three neighbours, then over three groups.
 
   The second takes every `rate`-th of what the first gave and ReLU bent, so a
-  state is made of `2 rate + 3` of those around its group. The paper names
-  dilated convolutions and leaves their sizes open; these are ours.
+  state is made of nine, up to `rate` + 1 steps from the middle of its group.
+  The paper names dilated convolutions and leaves their sizes open; these are
+  ours.
   """
 
   matrices = 6
@@ -137,9 +144,6 @@ class MostUsed(Compressor):
     best_BG = jnp.sort(best_BG, axis=1)
     document_BG = jnp.take_along_axis(document_BT, best_BG, axis=1)
     return jnp.take_along_axis(x, best_BG[..., None], axis=1), document_BG
-
-  def grouped(self, param, x, counted_BGC):
-    raise AssertionError('it has no groups')
 
 
 def _grouped(x: Array, counted_BGC: Array, nothing: float = 0.0) -> Array:

@@ -14,6 +14,7 @@ from flax import linen as nn
 from lctx.layers.norm import RMSNorm
 from lctx.layers.parameters import within
 from lctx.memory.affine import Affine, Update, combine, counted
+from lctx.memory.base import check_one_way
 from lctx.memory.gates import MemoryGate
 from lctx.memory.held import Held, Segment, nowhere, place
 from lctx.types import EMPTY, NOBODY, Array
@@ -47,19 +48,7 @@ class GatedDelta(Affine):
         )
 
   def check(self, sizes, pattern, heads):
-    if pattern.reach.after != 0:
-      raise ValueError(
-        f'model.pattern = {pattern} looks ahead, but model.memory = '
-        f'{type(self).__name__.lower()} reads token after token. Use causal or '
-        'another pattern that never looks ahead, or a memory that is written '
-        'when a segment closes, such as infini.'
-      )
-    if self.gate is None and (heads.span or heads.adaptive or heads.cap):
-      raise ValueError(
-        'model.heads has a span, a cap or adaptive scores, which have no '
-        f'effect: with model.memory = {type(self).__name__.lower()} the heads '
-        'of the layer see no token. Remove them, or set model.memory.gate.'
-      )
+    check_one_way(self, pattern)
 
   def flops(self, sizes, segment):
     width, heads = sizes.head_width, sizes.num_heads

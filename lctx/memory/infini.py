@@ -9,6 +9,7 @@ import dataclasses
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lctx.layers.parameters import within
 from lctx.memory.affine import Affine, Update, counted, safe_ratio
 from lctx.memory.gates import HeadGate, MemoryGate
 from lctx.memory.held import Held, nowhere, place
@@ -43,7 +44,7 @@ class Infini(Affine):
     recalled_BTNH = recalled(*carry.states, features(q_BTNH))
     live_BT11 = carry.of_same(layer.tokens.at)[:, :, None, None]
     recalled_BTNH = jnp.where(live_BT11, recalled_BTNH, y)
-    return self.gate(param, y, recalled_BTNH), carry
+    return self.gate(within(param, 'gate'), y, recalled_BTNH), carry
 
   def write(self, param, carry, segment, layer):
     text = segment.text

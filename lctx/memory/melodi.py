@@ -13,11 +13,11 @@ from lctx.kernels.dense import Dense
 from lctx.kernels.source import Source
 from lctx.layers.norm import Norm, RMSNorm
 from lctx.layers.parameters import within
-from lctx.memory.base import Memory
-from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
+from lctx.memory.base import Memory, check_sees_all
+from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden, projected
 from lctx.memory.gates import ElementGate, MemoryGate
 from lctx.memory.held import Held, Segment, nowhere, place, pushed, where
-from lctx.memory.tokens import Learned, check_sees_all
+from lctx.memory.tokens import Learned
 from lctx.patterns.base import Everything
 from lctx.types import Array, segment_coords
 
@@ -129,8 +129,7 @@ class Melodi(Memory):
     return (new_short, long), jnp.zeros((), jnp.float32)
 
   def for_inference(self):
-    fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-    return ProjectedMelodi(**fields)
+    return projected(self, ProjectedMelodi)
 
   def _mixed(self, param, name: str, segment: Segment, now) -> Array:
     """Text and summary, mixed along the sequence: [B, count, D].

@@ -9,8 +9,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lctx.memory.base import Memory
-from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
+from lctx.memory.base import Memory, check_one_way, check_sees_all
+from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden, projected
 from lctx.memory.held import Held, place, pushed
 from lctx.patterns.base import Pattern, Reach
 from lctx.patterns.window import Window
@@ -55,11 +55,8 @@ class SinkCache(Memory):
       )
 
   def check(self, sizes, pattern, heads):
-    if pattern.reach != (None, 0) or not pattern.is_reach:
-      raise ValueError(
-        f'model.pattern = {pattern} says what queries see, and so does '
-        'model.memory = sinkcache. Use model.pattern=causal.'
-      )
+    check_one_way(self, pattern)
+    check_sees_all(self, pattern)
     if heads.adaptive is not None:
       raise ValueError(
         'model.heads.adaptive compares positions in the text, but model.memory '
@@ -105,7 +102,7 @@ class SinkCache(Memory):
     return carry, jnp.zeros((), jnp.float32)
 
   def for_inference(self):
-    return ProjectedSinkCache(self.recent, self.sinks)
+    return projected(self, ProjectedSinkCache)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from lctx.kernels.source import Source
 from lctx.layers.norm import Norm, RMSNorm
 from lctx.layers.parameters import within
 from lctx.memory.base import Memory
+from lctx.memory.carriers import projected
 from lctx.memory.gates import ElementGate, MemoryGate
 from lctx.memory.held import Held, nowhere, place
 from lctx.patterns.base import Everything
@@ -109,8 +110,7 @@ class StateCell(Memory):
     return Held(self._kept(param, new, sizes), now), jnp.zeros((), jnp.float32)
 
   def for_inference(self):
-    fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-    return ProjectedStateCell(**fields)
+    return projected(self, ProjectedStateCell)
 
   def _kept(self, param, states, sizes):
     return states, None

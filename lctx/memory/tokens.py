@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from lctx.layers.norm import LayerNorm, Norm
 from lctx.layers.parameters import within
-from lctx.memory.base import Around, Memory
+from lctx.memory.base import Around, Memory, check_sees_all
 from lctx.memory.held import Held, nowhere
 from lctx.types import EMPTY, NOBODY
 
@@ -108,16 +108,6 @@ def check_count(count: int) -> None:
     raise ValueError(
       f'model.memory.count = {count} counts memory tokens and must be at least '
       f'1. Published: {PUBLISHED}.'
-    )
-
-
-def check_sees_all(memory: Memory, pattern) -> None:
-  """Raises ValueError where memory tokens and text would not see each other."""
-  if pattern.reach.before is not None or not pattern.is_reach:
-    raise ValueError(
-      f'model.pattern = {pattern} hides some of a segment, but model.memory '
-      f'= {type(memory).__name__.lower()} needs its tokens to see all of the '
-      'text and be seen by it. Use model.pattern=causal.'
     )
 
 

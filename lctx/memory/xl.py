@@ -11,7 +11,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from lctx.memory.base import Memory
-from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
+from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden, projected
 from lctx.memory.held import pushed
 from lctx.patterns.window import Window
 
@@ -60,7 +60,7 @@ class XLCache(Memory):
     return carry, jnp.zeros((), jnp.float32)
 
   def for_inference(self):
-    return ProjectedXLCache(self.length, self.same_length)
+    return projected(self, ProjectedXLCache)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,7 +89,9 @@ class Block(nn.Module):
     else:
       x = norm_0(gate_0(x, drop(y)))
       x = norm_1(gate_1(x, feed(x)))
-    penalty = self.heads.penalty(scores)
+    penalty = jnp.zeros((), jnp.float32)
+    if self.memory.attends:
+      penalty = self.heads.penalty(scores)
     opened = None
     if carry.open is not None:
       opened = segment = segment.give(x, at)

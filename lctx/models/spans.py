@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from lctx.models.decoder import Decoder
+from lctx.models.recurrent import Run
 from lctx.types import Params
 
 
@@ -17,7 +18,7 @@ def clamped(model: Decoder, params: Params) -> Params:
       **params[run.name],
       'span': jnp.clip(params[run.name]['span'], 0, 1),
     }
-    for run in model.runs
+    for run in attending(model)
   }
   return {**params, **layers}
 
@@ -27,7 +28,12 @@ def effective_span(model: Decoder, params: Params) -> int | None:
   if model.heads.span is None:
     return None
   effective = model.heads.span.effective
-  return max(effective(params[run.name]['span']) for run in model.runs)
+  return max(effective(params[run.name]['span']) for run in attending(model))
+
+
+def attending(model: Decoder) -> list[Run]:
+  """The layers whose heads look at tokens."""
+  return [run for run in model.runs if run.memory.attends]
 
 
 def trimmed(model: Decoder, params: Params) -> Decoder:

@@ -151,8 +151,8 @@ class Nothing:
       for name in ('key', 'value')
     )
 
-  def head_gate(self, n, seen, recalled, name='gate_bias'):
-    share = sigmoid(self.p[name][n])
+  def head_gate(self, n, seen, recalled):
+    share = sigmoid(self.p['gate_bias'][n])
     return (1 - share) * seen + share * recalled
 
 
@@ -276,7 +276,7 @@ class Infini(Nothing):
         return seen
       f = features(q)
       recalled = f @ self.matrix[n] / (f @ self.z[n])
-      return self.head_gate(n, seen, recalled, 'bias')
+      return self.head_gate(n, seen, recalled)
 
     return each(q, one)
 

@@ -180,9 +180,8 @@ def test_stretches_combine_in_any_order_to_what_one_after_the_other_did(
   assert min(np.abs(x).max() for x in want.states) > 1e-3
 
 
-def test_a_retrieved_set_is_the_best_by_any_turns(monkeypatch, close):
-  memory, batch, slots = Retrieval(40, 5), 2, 40
-  part = Part(memory)
+def test_a_retrieved_set_is_the_best_by_any_turns(close):
+  batch, slots = 2, 40
   q, k, v = (
     normal(0, 2, 7, N, H),
     normal(1, 2, slots, N, H),
@@ -202,7 +201,6 @@ def test_a_retrieved_set_is_the_best_by_any_turns(monkeypatch, close):
     lambda q, seen: retrieval.nearest(q, k, v, seen, 5), (q, seen), 3
   )
   close(turns, want)
-  del part
 
 
 def test_sinks_stay_the_masked_quadratic_reference_long_after_wrap_around(
