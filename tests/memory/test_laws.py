@@ -125,10 +125,7 @@ def test_layers_that_remember_alike_are_one_scan():
   ]
   shapes = jax.eval_shape(model.init_params, jax.random.key(0))
   assert shapes['layers_2']['attention']['query'].shape[0] == 2
-  assert (
-    'memory_gate_bias' in shapes['layers_3']
-    or 'memory_bias' in (shapes['layers_3'])
-  )
+  assert 'memory_gate_bias' in shapes['layers_3']
 
 
 @pytest.mark.parametrize('name', KEPT)
