@@ -12,9 +12,7 @@ gaps than it ever met, and with its memory taken away before it is asked.
 import dataclasses
 import functools
 import itertools
-import json
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -214,12 +212,6 @@ def _at(found: dict, gap: int) -> float:
   return found['accuracy'][str(gap)]
 
 
-def known(path: str) -> list[dict]:
-  """What a file holds already, a line a run."""
-  lines = Path(path).read_text().splitlines() if Path(path).is_file() else []
-  return [json.loads(line) for line in lines]
-
-
 def program() -> None:
   """The command line; its flags are defined only where it is the program."""
   every = memories(SEGMENT, SLOTS)
@@ -237,7 +229,7 @@ def program() -> None:
     if overrides:
       raise lctx.UserError('benchmarks.learning takes no --config.NAME=VALUE.')
     print(timing.heading(timing.machine()))
-    found = known(path.value) if path.value else []
+    found = timing.known(path.value)
     done = {(x['memory'], x['seed']) for x in found}
     for seed, name in itertools.product(
       range(seeds.value), memory.value or every
@@ -246,9 +238,7 @@ def program() -> None:
         continue
       found.append(learned(name, every[name], seed, minutes.value))
       print(timing.table(COLUMNS, [row(found[-1])]), flush=True)
-      if path.value:
-        with open(path.value, 'a', encoding='utf-8') as file:
-          file.write(json.dumps(found[-1]) + '\n')
+      timing.append_json(found[-1], path.value)
     print(f'\n{timing.table(COLUMNS, [row(x) for x in found])}')
     pictured(found, picture.value)
 

@@ -105,6 +105,19 @@ def save_json(found: Mapping[str, object], path: str) -> None:
     print(f'\nwrote {path}')
 
 
+def known(path: str) -> list[dict]:
+  """What a file holds already, a line a run; nothing of one not there."""
+  lines = Path(path).read_text().splitlines() if Path(path).is_file() else []
+  return [json.loads(line) for line in lines]
+
+
+def append_json(found: Mapping[str, object], path: str) -> None:
+  """Adds a run to a file; `path` '' writes nothing."""
+  if path:
+    with open(path, 'a', encoding='utf-8') as file:
+      file.write(json.dumps(found) + '\n')
+
+
 def _cell(value: object) -> str:
   if value is None:
     return '-'

@@ -1,0 +1,146 @@
+"""What `benchmarks.books` found, as tables, verdicts and a picture.
+
+Gains are in bits per byte, positive where memory helps; intervals (95 %)
+resample books.
+"""
+
+import dataclasses
+
+import matplotlib
+import numpy as np
+from matplotlib import pyplot
+
+from benchmarks import timing
+
+RESAMPLES = 10_000
+FAR = '2 beyond', 'two beyond, forgotten'  # what must help
+BY_DISTANCE = (
+  'memory',
+  'reach',
+  'steps',
+  'seconds',
+  'bits/byte',
+  '1 beyond',
+  '2 beyond',
+  '4 beyond',
+  '8 beyond',
+  '2 beyond, forgotten',
+)
+AGAINST = ('memory', 'MFLOPs', 'swap', 'none', 'twin', 'window', 'its gain', '')
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+  """Of a memory over something else, and its interval over books."""
+
+  value: float
+  low: float
+  high: float
+
+  def __str__(self) -> str:
+    return f'{self.value:+.4f} ({self.low:+.4f}..{self.high:+.4f})'
+
+
+def gain(theirs: list[float], ours: list[float]) -> Gain:
+  """Of bits per byte, a number a book."""
+  books = np.subtract(theirs, ours)
+  drawn = np.random.default_rng(0).integers(
+    len(books), size=(RESAMPLES, len(books))
+  )
+  low, high = np.quantile(books[drawn].mean(axis=1), [0.025, 0.975])
+  return Gain(float(books.mean()), float(low), float(high))
+
+
+def of_way(found: dict, name: str) -> Gain:
+  """What its own memory gains over another way of reading."""
+  way = found['ways'][name]
+  return gain(way['bits'], found['own'][str(way['period'])])
+
+
+def window_of(found: dict, every: list[dict]) -> dict | None:
+  """The plain window that costs as much or more, and least of such."""
+  plain = [x for x in every if not x['ways'] and x['model'] != 'none']
+  enough = [x for x in plain if x['flops'] >= found['flops']]
+  return min(enough, key=lambda x: x['flops'], default=None)
+
+
+def over(found: dict, plain: dict | None) -> Gain | None:
+  """What a memory gains over a model without one."""
+  return plain and gain(plain['own']['1'], found['own']['1'])
+
+
+def verdict(found: dict, every: list[dict]) -> str:
+  """'helps', 'runs, does not help yet', or '' where it is not known."""
+  rival = over(found, window_of(found, every))
+  if rival is None:
+    return ''
+  lows = [*(of_way(found, name).low for name in FAR), rival.low]
+  return 'helps' if min(lows) > 0 else 'runs, does not help yet'
+
+
+def table(every: list[dict]) -> str:
+  """Bits and gains of all models that remember, and bits of the others."""
+  twin = next((x for x in every if x['model'] == 'none'), None)
+  far, against, plain = [], [], []
+  for x in every:
+    bits = f'{np.mean(x["own"]["1"]):.4f}'
+    costs = x['flops'] / 1e6
+    if not x['ways']:
+      plain.append((x['model'], x['steps'], x['seconds'], bits, costs))
+      continue
+    window = window_of(x, every)
+    gains = [of_way(x, f'{n} beyond') for n in (1, 2, 4, 8)]
+    gains.append(of_way(x, FAR[1]))
+    far.append((x['model'], x['reach'], x['steps'], x['seconds'], bits, *gains))
+    against.append(
+      (
+        *(x['model'], costs, of_way(x, 'swap'), of_way(x, 'none')),
+        *(over(x, twin), window and window['model'].split()[-1]),
+        *(over(x, window), verdict(x, every)),
+      )
+    )
+  without = ('without memory', 'steps', 'seconds', 'bits/byte', 'MFLOPs')
+  return '\n\n'.join(
+    timing.table(columns, rows)
+    for columns, rows in (
+      (BY_DISTANCE, far),
+      (AGAINST, against),
+      (without, plain),
+    )
+  )
+
+
+def pictured(every: list[dict], path: str) -> None:
+  """Gains at distances, a line a memory, with intervals."""
+  found = [x for x in every if x['ways']]
+  if not path or not found:
+    return
+  matplotlib.use('Agg')
+  columns = 4
+  rows = -(-len(found) // columns)
+  figure, axes = pyplot.subplots(
+    *(rows, columns),
+    figsize=(11, 2.3 * rows),
+    sharex=True,
+    sharey=True,
+    squeeze=False,
+    layout='constrained',
+    dpi=150,
+  )
+  for panel in axes.flat[len(found) :]:
+    panel.set_axis_off()
+  for panel, x in zip(axes.flat, found):
+    distances = (1, 2, 4, 8)
+    gains = [of_way(x, f'{n} beyond') for n in distances]
+    middle = np.array([g.value for g in gains])
+    ends = [middle - [g.low for g in gains], [g.high for g in gains] - middle]
+    panel.errorbar(distances, middle, ends, marker='.', capsize=3)
+    panel.axhline(0, color='0.6', linewidth=1)
+    panel.set_title(x['model'], fontsize=9)
+    panel.set_xscale('log', base=2)
+    panel.set_xticks(distances, map(str, distances))
+  figure.suptitle('What text far back in its own book brings')
+  figure.supxlabel('segments beyond what attention reaches')
+  figure.supylabel("bits per byte saved over another book's text there")
+  figure.savefig(path)
+  print(f'wrote {path}')

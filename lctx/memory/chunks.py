@@ -1,0 +1,122 @@
+"""Gated linear states over some tokens at once, whatever came before them.
+
+S = a (I - b k k^T) S + b k v^T, one token after the other, has a product of
+matrices in it; Yang et al. 2024 (section 3.3) solve a triangular system for a
+whole chunk of tokens instead.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from lctx.memory.affine import Update, counted
+from lctx.types import EMPTY, Array
+
+
+class Inputs(NamedTuple):
+  """What tokens write and ask: float32 [B, T, N, H], and [B, T, N]."""
+
+  q: Array
+  k: Array
+  v: Array
+  decay: Array  # log a
+  strength: Array  # b; 0 for what is no token
+  document: Array  # [B, T]
+
+
+class Chunk(NamedTuple):
+  """What some tokens make of any states before them."""
+
+  q: Array  # [B, N, C, H], decayed from the start
+  met: Array  # [B, N, C, C]: what each token takes of each one written
+  told: Array  # [B, N, C, H]: what they write,
+  known: Array  # less what the states before recall by these
+  document: Array  # [B, C]
+  update: Update
+
+  def recalled(self, matrix: Array, document_B: Array) -> Array:
+    """[B, C, N, H]; the states before are of a document."""
+    live_BC = (self.document == document_B[:, None]) & (self.document >= 0)
+    live = live_BC[:, None, :, None]
+    known = jnp.einsum('bnch,bnhv->bncv', self.known, matrix)
+    written = self.told - jnp.where(live, known, 0.0)
+    old = jnp.einsum('bnch,bnhv->bncv', self.q, matrix)
+    y = jnp.einsum('bncs,bnsv->bncv', self.met, written)
+    return (y + jnp.where(live, old, 0.0)).swapaxes(1, 2)
+
+
+def chunk_of(
+  inputs: Inputs, correct: Callable[[Inputs, Array, Array], Array]
+) -> Chunk:
+  """All that does not depend on the states before some tokens.
+
+  `correct(inputs, decay, x)` is (I + L)^-1 x, L [B, N, C, C] what the key of
+  each token shares with those before it; `decay` is what is left between them.
+  """
+  document_BC, held_BC = inputs.document, inputs.document >= 0
+  sums_BNC = jnp.cumsum(inputs.decay, axis=1).swapaxes(1, 2)
+  steps = sums_BNC[..., :, None] - sums_BNC[..., None, :]
+  same = (document_BC[:, :, None] == document_BC[:, None]) & held_BC[:, None]
+  seen = jnp.tril(same)[:, None]
+  decay = jnp.exp(jnp.where(seen, steps, -jnp.inf))  # from key to query
+  from_start = jnp.exp(sums_BNC)[..., None]  # [B, N, C, 1]
+  strength = inputs.strength.swapaxes(1, 2)[..., None]
+  k, v = inputs.k.swapaxes(1, 2), inputs.v.swapaxes(1, 2)  # [B, N, C, H]
+  told = jnp.concatenate([v, from_start * k], axis=-1) * strength
+  told, known = jnp.split(correct(inputs, decay, told), 2, axis=-1)
+  of_last_BC, whole_B, document_B = counted(document_BC)
+  to_end = jnp.exp(sums_BNC[..., -1:] - sums_BNC)
+  kept = jnp.where(of_last_BC[:, None], to_end, 0.0)[..., None] * k
+  all_BN11 = jnp.exp(sums_BNC[..., -1])[..., None, None]
+  keep = all_BN11 * jnp.eye(k.shape[-1])[None, None]
+  keep -= jnp.einsum('bnch,bncg->bnhg', kept, known)
+  add = jnp.einsum('bnch,bncv->bnhv', kept, told)
+  met = jnp.einsum('btnh,bsnh->bnts', inputs.q, inputs.k) * decay
+  q = inputs.q.swapaxes(1, 2) * from_start
+  update = Update((keep,), (add,), whole_B, document_B)
+  return Chunk(q, met, told, known, document_BC, update)
+
+
+def cut_in_chunks(inputs: Inputs, chunk: int) -> Inputs:
+  """[B, T, ...] to [chunks, B, C, ...]; what fills the last is no token."""
+  length = inputs.document.shape[1]
+  chunk = min(chunk, length)
+  count = -(-length // chunk)
+
+  def cut(x, fill=0):
+    filling = ((0, 0), (0, count * chunk - length), *((0, 0),) * (x.ndim - 2))
+    x = jnp.pad(x, filling, constant_values=fill)
+    return jnp.moveaxis(x.reshape(-1, count, chunk, *x.shape[2:]), 1, 0)
+
+  *arrays, document = inputs
+  return Inputs(*map(cut, arrays), cut(document, EMPTY))
+
+
+def inverted(lower: Array) -> Array:
+  """(I + L)^-1 [B, N, C, C], for L below the diagonal, by products alone.
+
+  The inverse of [[A, 0], [L, D]] is [[A', 0], [-D' L A', D']], so blocks of
+  any size are inverted at once, and then blocks of twice that size. Solving row
+  by row is as exact, but slow where products are fast; a series of powers of L
+  is not exact where keys are alike.
+  """
+  *rows, size, _ = lower.shape
+  whole = 1 << (size - 1).bit_length()
+  filling = [(0, 0)] * len(rows) + [(0, whole - size)] * 2
+  lower = jnp.pad(lower, filling)
+  found = jnp.ones((*rows, whole, 1, 1), lower.dtype)
+  block = 1
+  while block < whole:
+    count = whole // (2 * block)
+    cut = lower.reshape(*rows, count, 2, block, count, 2, block)
+    own = jnp.arange(count)
+    below = jnp.moveaxis(cut[..., own, 1, :, own, 0, :], 0, len(rows))
+    first, second = found[..., ::2, :, :], found[..., 1::2, :, :]
+    corner = -jnp.matmul(second, jnp.matmul(below, first))
+    nothing = jnp.zeros_like(corner)
+    top = jnp.concatenate([first, nothing], axis=-1)
+    bottom = jnp.concatenate([corner, second], axis=-1)
+    found = jnp.concatenate([top, bottom], axis=-2)
+    block *= 2
+  return found[..., 0, :size, :size]

@@ -1,0 +1,208 @@
+"""The benchmark of memories on books, in small."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+import lctx
+from benchmarks import books, books_report
+from benchmarks.books import Way, read, ways
+from benchmarks.memories import memories
+from lctx.memory import SinkCache, Together, Tokens, XLCache
+
+SEGMENT, SEGMENTS = 4, 18
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+  monkeypatch.setattr(books, 'SEGMENT', SEGMENT)
+  monkeypatch.setattr(books, 'FIRST', 6)
+
+
+@pytest.fixture(scope='module')
+def model():
+  return tiny.transformer_xl(depth=2, memory_length=SEGMENT)
+
+
+@pytest.fixture(scope='module')
+def params(model):
+  return tiny.large_params(model)
+
+
+@pytest.fixture(scope='module')
+def ids():
+  return np.asarray(tiny.some_ids(3, SEGMENT * SEGMENTS + 1))
+
+
+def nats_of(model, params, ids):
+  """Mean bits of each segment, of whole texts one after the other."""
+  tokens, targets = jnp.asarray(ids[:, :-1]), jnp.asarray(ids[:, 1:])
+  hidden, _ = tiny.loop(model, params, tokens, [SEGMENT] * SEGMENTS)
+  logp = tiny.log_probs(model, params, hidden)
+  found = -jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0]
+  found = found.reshape(len(ids), SEGMENTS, SEGMENT).mean(axis=2)
+  return np.asarray(found) / np.log(2)
+
+
+def test_its_own_way_is_reading_as_usual(model, params, ids, close):
+  own, none = read(model, params, ids, SEGMENT, [Way('none', 1, forget=True)])
+  close(own, nats_of(model, params, ids))
+  alone = dataclasses.replace(model, memory=XLCache(0))
+  close(none, nats_of(alone, params, ids))
+
+
+def test_swap_is_what_another_text_remembers(model, params, ids, close):
+  """Text b read on after a beginning of text b + 1."""
+  _, swap = read(model, params, ids, SEGMENT, [Way('swap', 1)])
+  for turn in (1, 7):
+    mixed = np.roll(ids, -1, axis=0)
+    now = slice(turn * SEGMENT, (turn + 1) * SEGMENT + 1)
+    mixed[:, now] = ids[:, now]
+    close(swap[:, turn], nats_of(model, params, mixed)[:, turn])
+
+
+def test_text_beyond_what_layers_can_reach_changes_nothing(model, params, ids):
+  """Two layers of one segment each carry text two segments far, no more."""
+  how = [Way(str(period), period) for period in (2, 3, 5)]
+  how += [dataclasses.replace(way, forget=True) for way in how]
+  own, *others = read(model, params, ids, SEGMENT, how)
+  for way, bits in zip(how, others, strict=True):
+    counts = way.counts(SEGMENTS)
+    assert counts.sum() >= 2 and not counts[:6].any()
+    same = np.allclose(bits[:, counts], own[:, counts], atol=1e-5)
+    assert same == (way.period - 1 >= 2), way
+
+
+def test_every_way_reads_text_beyond_the_reach():
+  for reach in (0, 1, 2):
+    for way in ways(reach):
+      if way.name.endswith(('beyond', 'forgotten')):
+        beyond = {'two': 2}.get(way.name.split()[0]) or int(way.name.split()[0])
+        assert way.period - 1 == reach + beyond
+  assert [way.forget for way in ways(0)] == [False, True, True, *[False] * 4]
+
+
+def test_a_reach_is_what_is_attended_to_as_it_was():
+  assert books.reach(XLCache(8)) == 2
+  assert books.reach(SinkCache(8, 1)) == 2
+  assert books.reach(Together(XLCache(4), Tokens(2))) == 1
+  assert books.reach(Tokens(2)) == 0
+  found = {n: books.reach(m) for n, m in memories(SEGMENT, 8).items()}
+  assert found['compressive'] == found['state cell'] == 1
+  assert found['gated delta, hybrid'] == 1 and found['xl'] == 2
+  assert found['infini'] == found['retrieval'] == found['none'] == 0
+
+
+def run_of(name, flops, own, ways=None):
+  own = {'1': own, '3': own}
+  ways = ways or {}
+  return {
+    'model': name,
+    'reach': 0,
+    'steps': 1,
+    'seconds': 1.0,
+    'flops': flops,
+    'own': own,
+    'ways': {n: {'period': 3, 'bits': bits} for n, bits in ways.items()},
+  }
+
+
+def remembering(far, forgotten, bits=2.0):
+  ways = {
+    name: [far] * 6
+    for name in ('swap', 'none', *map('{} beyond'.format, '148'))
+  }
+  ways |= {'2 beyond': [far] * 6, 'two beyond, forgotten': [forgotten] * 6}
+  return run_of('xl', 5.0, [bits] * 6, ways)
+
+
+def plain(bits=2.1):
+  return [
+    run_of('none', 3.0, [2.2] * 6),
+    run_of('window 8', 4.0, [1.0] * 6),
+    run_of('window 32', 9.0, [1.5] * 6),
+    run_of('window 16', 5.0, [bits] * 6),
+  ]
+
+
+def test_a_memory_helps_where_far_text_helps_and_the_window_is_beaten():
+  def says(memory, others):
+    return books_report.verdict(memory, [memory, *others])
+
+  assert says(remembering(2.01, 2.02), plain()) == 'helps'
+  for memory, others in (
+    (remembering(2.0, 2.02), plain()),
+    (remembering(2.01, 1.99), plain()),
+    (remembering(2.01, 2.02), plain(bits=1.9)),
+  ):
+    assert says(memory, others) == 'runs, does not help yet'
+  assert says(remembering(2.01, 2.02), plain()[:2]) == ''
+
+
+def test_intervals_are_of_books():
+  random = np.random.default_rng(0)
+  ours, theirs = random.normal(2, 1, 200), random.normal(0.1, 0.2, 200)
+  found = books_report.gain(list(ours + theirs), list(ours))
+  assert found.value == pytest.approx(theirs.mean())
+  half = 1.96 * theirs.std() / np.sqrt(200)
+  assert found.high - found.value == pytest.approx(half, rel=0.1)
+  assert found.value - found.low == pytest.approx(half, rel=0.1)
+
+
+def test_the_tables_have_every_model_and_the_picture_every_memory(tmp_path):
+  every = [remembering(2.01, 2.02), *plain()]
+  text = books_report.table(every)
+  assert '+0.0100 (+0.0100..+0.0100)' in text and 'helps' in text
+  assert all(f'window {w}' in text for w in (8, 16, 32))
+  books_report.pictured(every, str(tmp_path / 'a.png'))
+  assert (tmp_path / 'a.png').stat().st_size > 10_000
+
+
+def shelf(folder):
+  random = np.random.default_rng(0)
+  folder.mkdir()
+  lines = ['file\tsplit']
+  for number in range(6):
+    words = random.choice([b'the ', b'cat ', b'sat\n'], 400)
+    (folder / f'{number}.txt').write_bytes(b''.join(words))
+    lines.append(f'{number}.txt\t{"train" if number < 4 else "test"}')
+  (folder / 'index.tsv').write_text('\n'.join(lines) + '\n')
+  return folder
+
+
+def test_one_model_is_trained_and_read_with(tmp_path, monkeypatch):
+  small = {'SLOTS': 2 * SEGMENT, 'DEPTH': 1, 'WIDTH': 32, 'TOKENS': 128}
+  small |= {'READ': 40 * SEGMENT}
+  for name, value in small.items():
+    monkeypatch.setattr(books, name, value)
+  corpus, texts = books.shelves(shelf(tmp_path / 'books'), tmp_path / 'runs')
+  assert sorted(p.name for p in corpus.iterdir()) == [
+    f'{n}.txt' for n in range(4)
+  ]
+  assert texts.shape == (2, 40 * SEGMENT)
+  found = books.measured('xl', tmp_path / 'runs', (corpus, texts), steps=2)
+  assert found['steps'] == 2 and found['reach'] == 2
+  assert set(found['ways']) == {way.name for way in ways(2)}
+  for way in found['ways'].values():
+    assert len(way['bits']) == 2 and np.isfinite(way['bits']).all()
+    assert str(way['period']) in found['own']
+
+
+def test_a_folder_without_an_index_is_named(tmp_path):
+  with pytest.raises(lctx.UserError, match=r'index.tsv'):
+    books.shelves(tmp_path, tmp_path / 'runs')
+
+
+def test_every_model_of_the_benchmark_has_a_config(tmp_path):
+  for name in (*memories(128, 256), 'window 256', 'window 1024'):
+    config = books.config_of(name, tmp_path, steps=10)
+    lanes = config.data
+    assert lanes.rows * lanes.segment * lanes.segments == 4096
+    assert config.model.remembers == (name != 'none' and 'window' not in name)
+    jax.eval_shape(
+      config.model.with_vocabulary(9).init_params, jax.random.key(0)
+    )
