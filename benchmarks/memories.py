@@ -43,7 +43,7 @@ def memories(segment: int, slots: int) -> dict[str, Memory]:
     'infini': Infini(),
     'infini, delta': Infini(delta=True),
     'gated delta': GatedDelta(),
-    'gated delta, hybrid': OnLayers((0, 1), GatedDelta(), near),
+    'gated delta, hybrid': OnLayers((-1,), near, GatedDelta()),
     'gated linear': GatedLinear(),
     'retrieval': OnLayers((-1,), Retrieval(slots, 8), Memory()),
     'dense retrieval': OnLayers((-1,), DenseRetrieval(slots), Memory()),

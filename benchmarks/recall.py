@@ -1,9 +1,11 @@
 """Texts that ask for what was said many segments before.
 
-The first segment says eight values, each under a key of two tokens; segments
-of the same kind follow, whose values nobody asks for; the last segment asks
-for all eight by their keys, in another order. Keys of tests occur in no text
-of training.
+The first segment says eight values, each with a key of two tokens behind it;
+segments of the same kind follow, whose values nobody asks for; the last segment
+asks for all eight by their keys, in another order. Keys of tests occur in no
+text of training.
+
+    SAY value first second ...  OTHER value first second ...  ASK ? first second
 """
 
 import dataclasses
@@ -14,9 +16,10 @@ from lctx.types import Batch
 
 PAIRS, VALUES, HALF = 8, 32, 16  # a key is two of HALF tokens
 FIRST, SECOND = VALUES, VALUES + HALF
-SAY, OTHER, ASK = (VALUES + 2 * HALF + i for i in range(3))
-VOCAB, SEGMENT, CHANCE = ASK + 1, 4 * PAIRS, 1 / VALUES
+SAY, OTHER, ASK, BLANK = (VALUES + 2 * HALF + i for i in range(4))
+VOCAB, SEGMENT, CHANCE = BLANK + 1, 4 * PAIRS, 1 / VALUES
 HELD_OUT = 64  # of all keys, for tests
+ASKED = slice(3 - SEGMENT, None, 4)  # the tokens whose targets are answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,22 +45,22 @@ class Recall:
         order, random.integers(PAIRS, len(keys), (rows, self.gap * PAIRS)), 1
       )
     ]
-    values = random.integers(0, VALUES, (rows, self.segments * PAIRS))
+    values = random.integers(0, VALUES, (rows, self.gap * PAIRS))
     again = random.random((rows, PAIRS)).argsort(axis=1)
     asked_again, answers = (
       np.take_along_axis(x, again, axis=1) for x in (asked, values[:, :PAIRS])
     )
     between = others[:, : (self.gap - 1) * PAIRS]
     said = np.concatenate([asked, between, asked_again], axis=1)
-    values = np.concatenate([values[:, : self.gap * PAIRS], answers], axis=1)
+    blank = np.full((rows, PAIRS), BLANK)
+    values = np.concatenate([values, blank], axis=1)
     mark = np.full(said.shape, OTHER)
     mark[:, :PAIRS], mark[:, -PAIRS:] = SAY, ASK
     tokens = np.stack(
-      [mark, FIRST + said // HALF, SECOND + said % HALF, values], axis=2
+      [mark, values, FIRST + said // HALF, SECOND + said % HALF], axis=2
     ).reshape(rows, -1)
-    targets = np.roll(tokens, -1, axis=1)
-    weight = np.zeros(tokens.shape, np.float32)
-    weight[:, -SEGMENT + 2 :: 4] = 1
+    targets, weight = np.zeros_like(tokens), np.zeros(tokens.shape, np.float32)
+    targets[:, ASKED], weight[:, ASKED] = answers, 1
     return Batch(
       tokens.astype(np.int32),
       targets.astype(np.int32),

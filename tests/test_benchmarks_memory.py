@@ -6,6 +6,7 @@ from benchmarks import learning, memory
 from benchmarks.memories import memories, model_with
 from benchmarks.recall import (
   ASK,
+  BLANK,
   CHANCE,
   FIRST,
   PAIRS,
@@ -19,7 +20,7 @@ from lctx.memory import XLCache
 
 
 def keys_of(tokens):
-  return {tuple(key) for key in tokens.reshape(-1, 4)[:, 1:3].tolist()}
+  return {tuple(key) for key in tokens.reshape(-1, 4)[:, 2:].tolist()}
 
 
 @pytest.mark.parametrize('gap', [1, 4])
@@ -27,17 +28,17 @@ def test_every_answer_was_said_as_many_segments_before(gap):
   batch = Recall(gap).batch(rows=5, seed=3)
   parts = batch.tokens.reshape(5, gap + 1, PAIRS, 4)
   for row in range(5):
-    said = {tuple(p[1:3]): p[3] for p in parts[row, 0].tolist()}
+    said = {tuple(p[2:]): p[1] for p in parts[row, 0].tolist()}
     assert len(said) == PAIRS and (parts[row, 0, :, 0] == SAY).all()
     for number, pair in enumerate(parts[row, -1].tolist()):
-      assert pair[0] == ASK and said[tuple(pair[1:3])] == pair[3]
-      asked = gap * SEGMENT + 4 * number + 2
+      assert pair[:2] == [ASK, BLANK]
+      asked = gap * SEGMENT + 4 * number + 3
       assert batch.weight[row, asked] == 1
-      assert batch.targets[row, asked] == pair[3]
+      assert batch.targets[row, asked] == said[tuple(pair[2:])]
     between = keys_of(parts[row, 1:-1])
     assert not between & set(said)
   assert batch.weight.sum() == 5 * PAIRS
-  assert (parts[..., 1] >= FIRST).all() and (parts[..., 2] >= SECOND).all()
+  assert (parts[..., 2] >= FIRST).all() and (parts[..., 3] >= SECOND).all()
   assert parts.max() < VOCAB
 
 
@@ -50,9 +51,7 @@ def test_no_key_of_a_test_is_in_training():
 
 
 def test_a_model_that_learned_nothing_is_at_chance():
-  learner = learning.Learner(
-    model_with(XLCache(SEGMENT), depth=1, width=32, vocab=VOCAB), seed=0
-  )
+  learner = learning.Learner(learning.model_of(XLCache(SEGMENT)), seed=0)
   assert learner.accuracy(1, texts=256) < 3 * CHANCE
   assert learner.accuracy(1, texts=256, off=True) < 3 * CHANCE
 

@@ -21,6 +21,7 @@ from lctx.memory.chunks import (
   cut_in_chunks,
   inverted,
 )
+from lctx.memory.convolution import convolved, latest
 from lctx.memory.gates import MemoryGate
 from lctx.memory.held import Held, Segment, nowhere, place
 from lctx.types import EMPTY, NOBODY, Array
@@ -88,7 +89,10 @@ class GatedDelta(Affine):
     inputs = self._inputs(param, before, tokens, layer)
     (matrix,), read_BTNH = self._read(held, inputs)
     read_BTNH = self._out(param, read_BTNH, layer).astype(y.dtype)
-    carry = Held((matrix,), place(at, held.at)), _last(before, tokens, layer)
+    carry = (
+      Held((matrix,), place(at, held.at)),
+      latest(before, _channels(tokens, layer), at),
+    )
     if self.gate is None:
       return read_BTNH, carry
     return self.gate(within(param, 'gate'), y, read_BTNH), carry
@@ -132,7 +136,9 @@ class GatedDelta(Affine):
   def _inputs(self, param, before, tokens, layer) -> Inputs:
     sizes, at = layer.sizes, tokens.at
     x = layer.norm(tokens.x)
-    every = _convolved(self._kernel(param, sizes), before, tokens, layer)
+    channels = _channels(tokens, layer)
+    every = convolved(self._kernel(param, sizes), before, channels, at)
+    every = nn.silu(every)
     heads, keys = sizes.num_heads, sizes.key_heads
     q, k, v = jnp.split(every, (heads, heads + keys), axis=2)
     k, v = (jnp.repeat(a, heads // keys, axis=2) for a in (k, v))
@@ -191,37 +197,6 @@ def _channels(tokens: Segment, layer) -> Array:
   width = layer.sizes.head_width
   q = layer.queries(layer.norm(tokens.x)) * width**0.5
   return jnp.concatenate([q, tokens.k[..., :width], tokens.v], axis=2)
-
-
-def _convolved(kernel_WCH, before: Held, tokens: Segment, layer) -> Array:
-  """float32 [B, T, N + 2 K, H]; tokens of another document count as zeros."""
-  x = jnp.concatenate([before.states, _channels(tokens, layer)], axis=1)
-  document = jnp.concatenate([before.at.document, tokens.at.document], axis=1)
-  length, back = tokens.at.length, before.at.length
-  x, y = x.astype(jnp.float32), 0.0
-  for steps, kernel_CH in enumerate(kernel_WCH):
-    first = back - steps
-    same = document[:, first : first + length] == tokens.at.document
-    part = jnp.where(same[..., None, None], x[:, first : first + length], 0.0)
-    y += kernel_CH[None, None] * part
-  return nn.silu(y)
-
-
-def _last(before: Held, tokens: Segment, layer) -> Held:
-  """The few tokens that the next ones are convolved with, row by row."""
-  slots = before.at.length
-  held_BT = tokens.at.document >= 0
-  steps_1T = jnp.arange(1, 1 + tokens.at.length, dtype=jnp.int32)[None]
-  end_B = jnp.where(held_BT, steps_1T, 0).max(axis=1)
-
-  def cut(old, new):
-    both = jnp.concatenate([old, new.astype(old.dtype)], axis=1)
-    return jax.vmap(
-      lambda row, end: jax.lax.dynamic_slice_in_dim(row, end, slots)
-    )(both, end_B)
-
-  at = jax.tree.map(cut, before.at, tokens.at.replace(start=before.at.start))
-  return Held(cut(before.states, _channels(tokens, layer)), at)
 
 
 def _unit(x: Array) -> Array:
