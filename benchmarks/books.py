@@ -105,7 +105,9 @@ def config_of(name: str, corpus: Path, steps: int) -> lctx.Config:
   rows, segments = TOKENS // length, length // window
   return lctx.Config(
     model=dataclasses.replace(
-      model, dropout=Dropout(memory=0.05 if carried else 0.0)
+      model,
+      dropout=Dropout(memory=0.05 if carried else 0.0),
+      stack=dataclasses.replace(model.stack, initializer_range=None),
     ),
     data=lctx.Lanes(
       lctx.Text(str(corpus)), lctx.Bytes(), rows, window, segments

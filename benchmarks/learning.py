@@ -39,7 +39,7 @@ from lctx.models.decoder import Decoder
 from lctx.models.segments import split
 from lctx.training.state import State
 from lctx.training.step import Training, make_step
-from lctx.types import Params, segment_coords
+from lctx.types import segment_coords
 
 GAPS, BEYOND = (1, 2, 4, 8), (1, 2, 4, 8, 16, 32, 64)
 LEARNED, HELD = 0.95, 0.9
@@ -59,7 +59,7 @@ class Learner:
     self.transform = optax.chain(
       optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99)
     )
-    self.params = started(self.model.init_params(jax.random.key(self.seed)))
+    self.params = self.model.init_params(jax.random.key(self.seed))
     self.moments, self.steps = self.transform.init(self.params), 0
 
   def learn(self, gap: int, until: float) -> list[tuple[int, float]]:
@@ -103,21 +103,12 @@ class Learner:
     )
 
 
-def started(params: Params) -> Params:
-  """With matrices of deviation 1 / sqrt(WIDTH) where they had 0.02."""
-
-  def leaf(x):
-    drawn = x.ndim > 1 and abs(x.mean()) < 0.5 and 0.01 < x.std() < 0.03
-    return x / (0.02 * WIDTH**0.5) if drawn else x
-
-  return jax.tree.map(leaf, params)
-
-
 def model_of(memory: Memory) -> Decoder:
   """With a memory, and neighbours wherever a layer attends."""
   model = model_with(with_neighbours(memory), DEPTH, WIDTH, VOCAB)
   embed = dataclasses.replace(model.embed, tie_weights=False)
-  return dataclasses.replace(model, embed=embed)
+  stack = dataclasses.replace(model.stack, initializer_range=None)
+  return dataclasses.replace(model, embed=embed, stack=stack)
 
 
 def with_neighbours(memory: Memory) -> Memory:

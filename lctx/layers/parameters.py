@@ -6,8 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
-normal = nn.initializers.normal(stddev=0.02)  # Dai et al. 2019, their code
+STD = 0.02  # Dai et al. 2019, their code
+normal = nn.initializers.normal(stddev=STD)
+
+
+@struct.dataclass
+class Drawn(nn.LogicallyPartitioned):
+  """The box of a parameter that begins as `normal`."""
 
 
 def declare(module: nn.Module) -> Callable[..., jax.Array]:
@@ -20,13 +27,29 @@ def declare(module: nn.Module) -> Callable[..., jax.Array]:
 
   def param(name, shape, axes, init=normal):
     if name not in made:
-      made[name] = module.param(
-        name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
-      )
+      box = Drawn if init is normal else nn.LogicallyPartitioned
+
+      def boxed(*args):
+        return box(init(*args), tuple(axes))
+
+      made[name] = module.param(name, boxed, shape, jnp.float32)
     assert made[name].shape == tuple(shape), (name, made[name].shape, shape)
     return made[name]
 
   return param
+
+
+def spread(boxes: Any, deviation: float) -> Any:
+  """A tree of boxes, those that begin as `normal` with another deviation."""
+
+  def leaf(box):
+    if not isinstance(box, Drawn):
+      return box
+    return box.replace(value=box.value * (deviation / STD))
+
+  return jax.tree.map(
+    leaf, boxes, is_leaf=lambda box: isinstance(box, nn.meta.AxisMetadata)
+  )
 
 
 def within(param: Callable, prefix: str) -> Callable[..., jax.Array]:

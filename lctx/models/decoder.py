@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from lctx import losses
 from lctx.fields import check
-from lctx.layers.parameters import Owner
+from lctx.layers.parameters import Owner, spread
 from lctx.memory.base import Memory
 from lctx.models.block import layer_scores
 from lctx.models.carry import ModelCarry, check_alike
@@ -169,7 +169,8 @@ class Decoder(Recurrent):
       hidden, _, _ = model(tokens, at, self.initial(1))
       return model.nll(hidden, tokens)
 
-    return self.init(key, tokens, method=every_part)['params']
+    boxed = self.init(key, tokens, method=every_part)['params']
+    return spread(boxed, self.stack.deviation_of(self.embed.width))
 
   @nn.nowrap
   def init_params(self, key: Array) -> Params:

@@ -36,6 +36,8 @@ class Stack:
   `pre_norm`: norms sit before each part and memory holds un-normed states;
   as published, nothing is normed after the last layer then. `gate` is how
   each part joins what it read; every place has parameters of its own.
+  `initializer_range`: the standard deviation of matrices and tables when
+  training begins; None = 1 / sqrt(width), which small models want.
   """
 
   depth: int
@@ -46,8 +48,14 @@ class Stack:
   norm: Norm = dataclasses.field(default_factory=LayerNorm)
   ffn: FeedForward = dataclasses.field(default_factory=Relu)
   gate: Gate = dataclasses.field(default_factory=Residual)
+  initializer_range: float | None = 0.02
 
   def __post_init__(self):
+    if self.initializer_range is not None and self.initializer_range <= 0:
+      raise ValueError(
+        f'model.stack.initializer_range = {self.initializer_range} is a '
+        'standard deviation and must be above 0, or none for 1 / sqrt(width).'
+      )
     for name in ('depth', 'num_heads', 'head_width', 'ffn_width'):
       value = getattr(self, name)
       if value is not None and value < 1:
@@ -68,6 +76,10 @@ class Stack:
         'another width, or set model.stack.head_width.'
       )
     return width // self.num_heads
+
+  def deviation_of(self, width: int) -> float:
+    """Of matrices and tables, before training."""
+    return self.initializer_range or width**-0.5
 
   def ffn_width_of(self, width: int) -> int:
     return self.ffn_width or 4 * width

@@ -244,3 +244,19 @@ def test_dropout_of_states_keeps_their_mean():
   )
   deviation = np.abs(want) * np.sqrt((1 / 0.75**2 - 1) / draws)
   assert (np.abs(states.mean(axis=0) - want) < 5 * deviation).all()
+
+
+def test_matrices_begin_with_the_deviation_that_is_asked_for():
+  model = tiny.transformer_xl(width=64, ffn_width=256)
+  published = model.init_params(jax.random.key(0))
+  for asked, found in ((None, 1 / 8), (0.5, 0.5), (0.02, 0.02)):
+    stack = dataclasses.replace(model.stack, initializer_range=asked)
+    other = dataclasses.replace(model, stack=stack)
+    params = other.init_params(jax.random.key(0))
+    matrices = params['layers']['attention'] | params['layers']['ffn']
+    for name in ('query', 'key', 'value', 'in', 'out'):
+      assert matrices[name].std() == pytest.approx(found, rel=0.05), name
+    norm, before = (p['layers']['norm_0'] for p in (params, published))
+    assert (norm['scale'] == before['scale']).all()
+  with pytest.raises(ValueError, match='initializer_range = 0 is'):
+    dataclasses.replace(model.stack, initializer_range=0)
