@@ -74,7 +74,7 @@ def ways(reach: int) -> tuple[Way, ...]:
   return (
     Way('swap', 1),
     Way('none', 1, forget=True),
-    Way('two beyond, forgotten', reach + 3, forget=True),
+    Way('2 beyond, forgotten', reach + 3, forget=True),
     *(Way(f'{b} beyond', reach + b + 1) for b in BEYOND),
   )
 
@@ -124,22 +124,33 @@ def config_of(name: str, corpus: Path, steps: int) -> lctx.Config:
 def shelves(books: Path, workdir: Path) -> tuple[Path, np.ndarray]:
   """A folder of the books that train; the others' beginnings, [books, READ]."""
   index = books / 'index.tsv'
-  if not index.is_file():
+  lines = index.read_text('utf-8').splitlines() if index.is_file() else []
+  head, *rows = [line.split('\t') for line in lines] or [[]]
+  if not {'file', 'split'} <= {*head}:
     raise lctx.UserError(
-      f'{index} is not there. --books is a folder of texts, and its index.tsv '
-      'says in the columns `file` and `split` which of them train.'
+      f'{index} is not there, or has no columns `file` and `split`. --books is '
+      'a folder of texts, and these columns of its index.tsv say which train.'
     )
-  head, *lines = (x.split('\t') for x in index.read_text().splitlines())
-  split = {x[head.index('file')]: x[head.index('split')] for x in lines}
+  split = {x[head.index('file')]: x[head.index('split')] for x in rows}
   folder = workdir / 'train'
   folder.mkdir(parents=True, exist_ok=True)
   others = []
   for name in sorted(split):
     if split[name] != 'train':
-      others.append(np.frombuffer((books / name).read_bytes()[:READ], np.uint8))
+      others.append(_beginning(books / name))
     elif not (folder / name).exists():
       (folder / name).symlink_to((books / name).absolute())
   return folder, np.stack(others)
+
+
+def _beginning(book: Path) -> np.ndarray:
+  text = book.read_bytes()[:READ]
+  if len(text) < READ:
+    raise lctx.UserError(
+      f'{book} has {len(text):,} bytes, and {READ:,} are read of each book '
+      'that does not train. Leave it out of index.tsv, or let it train.'
+    )
+  return np.frombuffer(text, np.uint8)
 
 
 def read(
@@ -203,7 +214,9 @@ def measured(name: str, workdir: Path, books: tuple, steps: int) -> dict:
   how = ways(back) if model.remembers else ()
   bits = read(model, loaded.params, ids, segment, [*how])
   found = {way.name: _counted(bits[i], way) for i, way in enumerate(how, 1)}
-  periods = sorted({w.period for far in range(3) for w in ways(far)})
+  periods = sorted(
+    {w.period for far in range(SLOTS // SEGMENT + 1) for w in ways(far)}
+  )
   own = {str(p): _counted(bits[0], Way('own', p)) for p in periods}
   return {
     'model': name,
@@ -244,6 +257,11 @@ def program() -> None:
     folder = Path(workdir.value)
     shelved = shelves(Path(books.value), folder)
     found = timing.known(path.value)
+    if other := {x['steps'] for x in found} - {steps.value}:
+      raise lctx.UserError(
+        f'{path.value} holds models of {sorted(other)} steps, and --steps = '
+        f'{steps.value} makes others. Give another --results and --workdir.'
+      )
     for name in model.value or every:
       if name in {x['model'] for x in found}:
         continue

@@ -13,7 +13,7 @@ from matplotlib import pyplot
 from benchmarks import timing
 
 RESAMPLES = 10_000
-FAR = '2 beyond', 'two beyond, forgotten'  # what must help
+FAR = '2 beyond', '2 beyond, forgotten'  # what must help
 BY_DISTANCE = (
   'memory',
   'reach',
@@ -116,11 +116,11 @@ def pictured(every: list[dict], path: str) -> None:
   if not path or not found:
     return
   matplotlib.use('Agg')
-  columns = 4
+  columns = min(4, len(found))
   rows = -(-len(found) // columns)
   figure, axes = pyplot.subplots(
     *(rows, columns),
-    figsize=(11, 2.3 * rows),
+    figsize=(1 + 2.6 * columns, 1 + 2.3 * rows),
     sharex=True,
     sharey=True,
     squeeze=False,
@@ -139,8 +139,8 @@ def pictured(every: list[dict], path: str) -> None:
     panel.set_title(x['model'], fontsize=9)
     panel.set_xscale('log', base=2)
     panel.set_xticks(distances, map(str, distances))
-  figure.suptitle('What text far back in its own book brings')
+  figure.suptitle("Text far back in the book, against another book's there")
   figure.supxlabel('segments beyond what attention reaches')
-  figure.supylabel("bits per byte saved over another book's text there")
+  figure.supylabel('bits per byte saved')
   figure.savefig(path)
   print(f'wrote {path}')

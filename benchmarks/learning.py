@@ -11,8 +11,8 @@ that is not learned in 2,000 steps ends the run.
 
 Every layer that attends also sees the values of the last four tokens
 (`benchmarks/neighbours.py`), matrices begin at 1 / sqrt(width) and the output
-is not tied: without, attention was still guessing after 1,000 steps of a gap of
-one.
+is not tied: without all of these, attention was still guessing after 1,000
+steps of a gap of one.
 """
 
 import dataclasses

@@ -81,8 +81,7 @@ def test_every_way_reads_text_beyond_the_reach():
   for reach in (0, 1, 2):
     for way in ways(reach):
       if way.name.endswith(('beyond', 'forgotten')):
-        beyond = {'two': 2}.get(way.name.split()[0]) or int(way.name.split()[0])
-        assert way.period - 1 == reach + beyond
+        assert way.period - 1 == reach + int(way.name.split()[0])
   assert [way.forget for way in ways(0)] == [False, True, True, *[False] * 4]
 
 
@@ -116,7 +115,7 @@ def remembering(far, forgotten, bits=2.0):
     name: [far] * 6
     for name in ('swap', 'none', *map('{} beyond'.format, '148'))
   }
-  ways |= {'2 beyond': [far] * 6, 'two beyond, forgotten': [forgotten] * 6}
+  ways |= {'2 beyond': [far] * 6, '2 beyond, forgotten': [forgotten] * 6}
   return run_of('xl', 5.0, [bits] * 6, ways)
 
 
@@ -193,8 +192,16 @@ def test_one_model_is_trained_and_read_with(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_an_index_is_named(tmp_path):
-  with pytest.raises(lctx.UserError, match=r'index.tsv'):
+  with pytest.raises(lctx.UserError, match=r'index.tsv is not there'):
     books.shelves(tmp_path, tmp_path / 'runs')
+  (tmp_path / 'index.tsv').write_text('name\tkind\n')
+  with pytest.raises(lctx.UserError, match='no columns `file` and `split`'):
+    books.shelves(tmp_path, tmp_path / 'runs')
+
+
+def test_a_book_that_is_too_short_is_named(tmp_path):
+  with pytest.raises(lctx.UserError, match='has 1,600 bytes, and 16,384'):
+    books.shelves(shelf(tmp_path / 'books'), tmp_path / 'runs')
 
 
 def test_every_model_of_the_benchmark_has_a_config(tmp_path):

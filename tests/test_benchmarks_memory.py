@@ -1,9 +1,14 @@
 """The task of recall, and the benchmarks of memories, in small."""
 
+import dataclasses
+
+import numpy as np
 import pytest
+import tiny
 
 from benchmarks import learning, memory
 from benchmarks.memories import memories, model_with
+from benchmarks.neighbours import Neighbours
 from benchmarks.recall import (
   ASK,
   BLANK,
@@ -16,7 +21,7 @@ from benchmarks.recall import (
   VOCAB,
   Recall,
 )
-from lctx.memory import XLCache
+from lctx.memory import Together, XLCache
 
 
 def keys_of(tokens):
@@ -96,3 +101,20 @@ def test_what_memories_cost_is_measured_beside_the_first(monkeypatch):
   assert len(lines) == 4 and lines[2].split()[2] == '1.00'
   bare = [{**x, 'stream_seconds': []} for x in found]
   assert memory.table(bare).splitlines()[3].rstrip().endswith('-')
+
+
+def test_neighbours_are_alike_however_a_text_is_cut(close):
+  memory = Together(XLCache(12), Neighbours(taps=3))
+  model = dataclasses.replace(tiny.transformer_xl(), memory=memory)
+  params, ids = tiny.large_params(model), tiny.some_ids(2, 12)
+  document = np.zeros((2, 12), np.int32)
+  document[1, 5:] = 1  # begins inside every segment but one of these
+  want, _ = tiny.loop(model, params, ids, [12], document)
+  for lengths in ([5, 7], [1, 1, 2, 8], [4, 4, 4]):
+    hidden, _ = tiny.loop(model, params, ids, lengths, document)
+    close(hidden, want)
+  alone, _ = tiny.loop(model, params, ids[1:, 5:], [7])
+  close(want[1:, 5:], alone)
+  without = dataclasses.replace(model, memory=XLCache(12))
+  other, _ = tiny.loop(without, params, ids, [12], document)
+  assert abs(other - want).max() > 0.1
