@@ -57,8 +57,8 @@ def test_no_key_of_a_test_is_in_training():
 
 def test_a_model_that_learned_nothing_is_at_chance():
   learner = learning.Learner(learning.model_of(XLCache(SEGMENT)), seed=0)
-  assert learner.accuracy(1, texts=256) < 3 * CHANCE
-  assert learner.accuracy(1, texts=256, off=True) < 3 * CHANCE
+  assert learner.accuracy(1) < 3 * CHANCE
+  assert learner.accuracy(1, off=True) < 3 * CHANCE
 
 
 def test_a_table_has_what_was_learned_and_how_far_it_holds(monkeypatch):
