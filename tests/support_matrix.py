@@ -2,7 +2,7 @@
 
 python -m pytest -m grid --junitxml=grid.xml    # hours; the suite's cover:
 python -m pytest tests/test_grid.py --junitxml=grid.xml
-python tests/support_matrix.py 'COMMIT, MACHINE' grid.xml [more.xml ...]
+PYTHONPATH=. python tests/support_matrix.py 'COMMIT, MACHINE' [grid.xml ...]
 
 Cells that these runs leave out stay as the page has them, if all their scores
 passed; say of them too where that was. A page that is removed begins anew.
@@ -16,14 +16,19 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import grid
+import numpy as np
+
+from benchmarks import books_report, learning, timing
 
 SIGNS = {True: '+', False: '!', None: '?'}
 PAGE = Path(__file__).parent.parent / 'docs/support_matrix.md'
-HEAD = """# Support matrix of attention
+MEASURED = PAGE.parent / 'measured'
+HEAD = """# Support matrix
 
-Written by `python tests/support_matrix.py` of a run of the grid; the table
-behind both is [`tests/grid.py`](../tests/grid.py). `python -m pytest -m grid`
-runs every cell, the suite a cover in which any two entries meet.
+Written by `tests/support_matrix.py` of a run of the grid and of what is in
+[`measured`](measured); the table behind the grid is
+[`tests/grid.py`](../tests/grid.py). `python -m pytest -m grid` runs every cell,
+the suite a cover in which any two entries meet.
 
 Run of {date}, {where}: {passed:,} cells passed, {failed:,} failed, {left:,}
 were not run.
@@ -60,6 +65,24 @@ inside a segment gives what it gives alone; and token by token, as generation
 reads, the losses are the same.
 
 """
+HELPS = """
+## Does memory help?
+
+"On text": a small model with this memory, on novels it was not trained on
+(`python -m benchmarks.books`). It helps where text two segments beyond what
+attention reaches brings something, over that of another book and over none, and
+where it beats the plain window that costs as many operations a token, or more;
+intervals (95 %) resample books. "Recall": the longest gap, in segments, over
+which values are found by keys never seen, nine of ten, the median of seeds; no
+model was trained on more than {trained}, none is asked over more than {asked}
+(`python -m benchmarks.learning`). [The log](log.md) has commands, tables and
+pictures, [`measured`](measured) every number.
+
+"""
+HELPS_COLUMNS = (
+  *('', 'on text', 'two segments beyond its reach', 'over the window'),
+  'recall',
+)
 AXES = {'position': grid.POSITIONS, 'pattern': grid.PATTERNS}
 
 
@@ -79,7 +102,9 @@ def earlier(text: str) -> dict[tuple[str, ...], bool]:
   for line in text.splitlines():
     if line.startswith('## '):
       name = line[3:].strip('`')
-      law = ('attend', name) if name in grid.KERNELS else ('read',)
+      law = ('attend', name) if name in grid.KERNELS else None
+      if name == 'Whole models':
+        law = ('read',)
       if name.startswith('Memory by '):
         law = ('remember', name.removeprefix('Memory by '))
     if law and law[0] == 'remember':
@@ -150,6 +175,26 @@ def remembered(axis: str, letters: dict, found: dict) -> str:
   return '\n'.join(lines) + '\n'
 
 
+def helped(books: list[dict], recall: list[dict]) -> str:
+  """One line a memory: its verdict on text, gains, and how far it recalls."""
+  lines = ['| ' + ' | '.join(HELPS_COLUMNS) + ' |']
+  lines.append('|---' * len(HELPS_COLUMNS) + '|')
+  models = {x['model']: x for x in books if x['ways']}
+  for name in dict.fromkeys([*models, *(x['memory'] for x in recall)]):
+    held = [x['held'] for x in recall if x['memory'] == name]
+    entries = ['', '', '']
+    if found := models.get(name):
+      rival = books_report.over(found, books_report.window_of(found, books))
+      entries = [
+        books_report.verdict(found, books) or 'no window costs as much',
+        books_report.of_way(found, '2 beyond'),
+        rival or '',
+      ]
+    entries.append(f'{np.median(held):.0f}' if held else '')
+    lines.append(f'| {name} | ' + ' | '.join(map(str, entries)) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
 def table(state) -> str:
   """One line a position; `state(position, pattern, score)` of each cell."""
   lines = ['| | ' + ' | '.join(grid.PATTERNS) + ' |']
@@ -205,6 +250,10 @@ def page(found: dict, date: str, where: str) -> str:
     text += KERNEL.format(name=f'`{kernel}`')
     text += table(attends(kernel))
   text += READ + table(reads)
+  recall = timing.known(MEASURED / 'learning.jsonl')
+  books = timing.known(MEASURED / 'books.jsonl')
+  text += HELPS.format(trained=max(learning.GAPS), asked=max(learning.BEYOND))
+  text += helped(books, recall)
   for axis in AXES:
     text += REMEMBER.format(axis=axis) + remembered(axis, letters, found)
   return text

@@ -203,6 +203,24 @@ def test_the_pattern_of_the_example_forgets_the_segment_before(example, close):
   close(parts[:, 6:], alone)
 
 
+def test_a_page_says_of_each_memory_whether_it_helps():
+  far = {'period': 3, 'bits': [2.1, 2.2]}
+  ways = {'2 beyond': far, '2 beyond, forgotten': far}
+  own = {'1': [2.0, 2.0], '3': [2.0, 2.1]}
+  books = [
+    {'model': 'window 256', 'flops': 9.0, 'own': own, 'ways': {}},
+    {'model': 'xl', 'flops': 8.0, 'own': own, 'ways': ways},
+    {'model': 'infini', 'flops': 9.9, 'own': own, 'ways': ways},
+  ]
+  recall = [{'memory': 'xl', 'held': held} for held in (2, 8, 4)]
+  lines = support_matrix.helped(books, recall).splitlines()[2:]
+  gain, none = '+0.1000 (+0.1000..+0.1000)', '+0.0000 (+0.0000..+0.0000)'
+  assert lines == [
+    f'| xl | runs, does not help yet | {gain} | {none} | 4 |',
+    f'| infini | no window costs as much | {gain} |  |  |',
+  ]
+
+
 def test_a_page_gives_back_what_passed_whole():
   ran = [('attend', *cell) for cell in grid.full() if cell[3] == 'dense']
   found = dict.fromkeys(ran[1:], True)
