@@ -1,7 +1,7 @@
 """Does memory help on text? Each memory on novels that none was trained on.
 
 python -m benchmarks.books --books=FOLDER --workdir=DIR [--model=NAME ...]
-  [--steps=500] [--results=FILE] [--picture=FILE]
+  [--steps=2000] [--results=FILE] [--picture=FILE]
 
 FOLDER holds a text a book, and `index.tsv`, whose columns `file` and `split`
 say which of them train (`train`) and which are read (all others). The same
@@ -41,7 +41,7 @@ from lctx.types import Params, segment_coords
 
 SEGMENT, SLOTS, DEPTH, WIDTH = 128, 256, 4, 128
 WINDOWS = (256, 512, 1024)
-TOKENS, PEAK = 4096, 3e-3  # of one step
+TOKENS, PEAK = 1024, 3e-3  # of one step
 TRAINED = 4  # segments that gradients flow through
 READ = 128 * SEGMENT  # bytes of each book
 BEYOND = (1, 2, 4, 8)  # segments beyond the reach
@@ -243,7 +243,7 @@ def program() -> None:
   books = flags.DEFINE_string('books', None, 'Texts, and their index.tsv.')
   workdir = flags.DEFINE_string('workdir', None, 'For what is trained.')
   model = flags.DEFINE_multi_enum('model', None, every, 'Which; none: all.')
-  steps = flags.DEFINE_integer('steps', 500, 'Of each model.', lower_bound=1)
+  steps = flags.DEFINE_integer('steps', 2000, 'Of each model.', lower_bound=1)
   path = flags.DEFINE_string(
     'results', '', 'A file of models, a line each; those in it are not made.'
   )
