@@ -7,7 +7,7 @@ The task is in `benchmarks/recall.py`. A model learns a gap of one segment, and
 where it answers 95 % of what it is asked by keys it never saw, one of 2, 4 and
 8, with gradients through all segments of a text. Then it is asked over longer
 gaps than it ever met, and with its memory taken away before it is asked. A gap
-that is not learned in 2,000 steps ends the run.
+that is not learned in 1,000 steps ends the run.
 
 Every layer that attends also sees the values of the last four tokens
 (`benchmarks/neighbours.py`), matrices begin at 1 / sqrt(width) and the output
@@ -44,9 +44,9 @@ from lctx.types import segment_coords
 
 GAPS, BEYOND = (1, 2, 4, 8), (1, 2, 4, 8, 16, 32, 64)
 LEARNED, HELD = 0.95, 0.9
-DEPTH, WIDTH, ROWS, SLOTS = 2, 64, 32, 4 * SEGMENT
+DEPTH, WIDTH, ROWS, SLOTS = 2, 128, 32, 4 * SEGMENT
 TEXTS = 256  # that are asked, eight answers each
-PEAK, WARMUP, EVERY, STEPS = 3e-3, 50, 50, 2000
+PEAK, WARMUP, EVERY, STEPS = 3e-3, 50, 50, 1000
 
 
 @dataclasses.dataclass
