@@ -235,7 +235,7 @@ def _at(found: dict, gap: int) -> float:
 
 def program() -> None:
   """The command line; its flags are defined only where it is the program."""
-  every = memories(SEGMENT, SLOTS)
+  every = memories(SEGMENT, SLOTS, cell=-1)  # behind the neighbours
   memory = flags.DEFINE_multi_enum(
     'memory', None, [*every], 'Which; none: all.'
   )

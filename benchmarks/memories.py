@@ -26,8 +26,11 @@ from lctx.models.decoder import Decoder
 from lctx.positions import NoPosition, Rope
 
 
-def memories(segment: int, slots: int) -> dict[str, Memory]:
-  """For segments of a length; caches and searched memories have `slots`."""
+def memories(segment: int, slots: int, cell: int = -2) -> dict[str, Memory]:
+  """For segments of a length; caches and searched memories have `slots`.
+
+  The state cell is on layer `cell`.
+  """
   near = XLCache(segment)
   return {
     'none': Memory(),
@@ -36,7 +39,7 @@ def memories(segment: int, slots: int) -> dict[str, Memory]:
     'tokens': Tokens(16),
     'associative': Associative(16, 32),
     'state cell': OnLayers(
-      (-2,),
+      (cell,),
       Together(near, StateCell(64, gate=ElementGate(start=1.0))),
       near,
     ),
