@@ -1,13 +1,14 @@
 """Does memory help on text? Each memory on novels that none was trained on.
 
 python -m benchmarks.books --books=FOLDER --workdir=DIR [--model=NAME ...]
-  [--steps=2000] [--results=FILE] [--picture=FILE]
+  [--steps=2000] [--results=FILE] [--picture=FILE] [--large]
 
 FOLDER holds a text a book, and `index.tsv`, whose columns `file` and `split`
 say which of them train (`train`) and which are read (all others). The same
 small model, bytes in segments of 128, learns with one memory after another;
 'none' is the twin without, and windows of 256 to 1,024 bytes have no memory
-but a longer look. All see as many bytes of text.
+but a longer look. All see as many bytes of text. --large is for a GPU: 100M
+parameters in bfloat16, segments of 512 and windows of 1,024 to 4,096.
 
 Then each reads the beginnings of the other books with its memory, and in
 several other ways (`Way`), side by side. What attention looks at directly is
@@ -31,7 +32,7 @@ from absl import flags
 
 import lctx
 from benchmarks import books_report, timing
-from benchmarks.memories import memories, model_with
+from benchmarks.memories import Size, memories, model_with
 from lctx import command
 from lctx.memory import Compressive, Memory, SinkCache, XLCache
 from lctx.models.decoder import Decoder
@@ -39,11 +40,11 @@ from lctx.models.parts import Dropout
 from lctx.training import flops
 from lctx.types import Params, segment_coords
 
-SEGMENT, SLOTS, DEPTH, WIDTH = 128, 256, 4, 128
-WINDOWS = (256, 512, 1024)
-TOKENS, PEAK = 1024, 3e-3  # of one step
+SMALL = Size(4, 128, 32, segment=128, slots=256, tokens=1024)
+LARGE = Size(14, 768, 64, 512, 1024, 16_384, peak=6e-4, dtype='bfloat16')
+WINDOWS = 2, 4, 8  # segments
 TRAINED = 4  # segments that gradients flow through
-READ = 128 * SEGMENT  # bytes of each book
+READ = 128  # segments of each book
 BEYOND = (1, 2, 4, 8)  # segments beyond the reach
 
 
@@ -60,13 +61,15 @@ class Way:
   period: int
   forget: bool = False
 
-  def counts(self, segments: int) -> np.ndarray:
-    """Which segments; the first have too little text before them for any."""
+  def counts(self, segments: int, first: int) -> np.ndarray:
+    """Which segments; those before `first` have too little text before them."""
     number = np.arange(segments)
-    return (number % self.period == self.period - 1) & (number >= FIRST)
+    return (number % self.period == self.period - 1) & (number >= first)
 
 
-FIRST = 2 * (SLOTS // SEGMENT + max(BEYOND) + 1)
+def first_of(size: Size) -> int:
+  """The first segment that counts, in any way of any memory."""
+  return 2 * (size.slots // size.segment + max(BEYOND) + 1)
 
 
 def ways(reach: int) -> tuple[Way, ...]:
@@ -79,12 +82,12 @@ def ways(reach: int) -> tuple[Way, ...]:
   )
 
 
-def reach(memory: Memory) -> int:
+def reach(memory: Memory, segment: int) -> int:
   """Segments before its own that attention looks at, as they were."""
   if isinstance(memory, (XLCache, SinkCache)):
-    return memory.length // SEGMENT
+    return memory.length // segment
   if isinstance(memory, Compressive):
-    return memory.recent // SEGMENT
+    return memory.recent // segment
   values = (getattr(memory, f.name) for f in dataclasses.fields(memory))
   parts = [
     part
@@ -92,17 +95,22 @@ def reach(memory: Memory) -> int:
     for part in (value if isinstance(value, tuple) else (value,))
     if isinstance(part, Memory)
   ]
-  return max(map(reach, parts), default=0)
+  return max((reach(part, segment) for part in parts), default=0)
 
 
-def config_of(name: str, corpus: Path, steps: int) -> lctx.Config:
-  """Of a memory, or of a window of so many bytes."""
-  window = int(name.split()[-1]) if name.startswith('window') else SEGMENT
-  memory = memories(SEGMENT, SLOTS).get(name, Memory())
-  model = model_with(memory, DEPTH, WIDTH, None)
+def models(size: Size) -> list[str]:
+  """Memories, and plain windows of so many bytes."""
+  windows = [f'window {size.segment * many}' for many in WINDOWS]
+  return [*memories(size.segment, size.slots), *windows]
+
+
+def config_of(name: str, size: Size, corpus: Path, steps: int) -> lctx.Config:
+  window = int(name.split()[-1]) if name.startswith('window') else size.segment
+  memory = memories(size.segment, size.slots).get(name, Memory())
+  model = model_with(memory, size, None)
   carried = model.remembers
-  length = max(window, TRAINED * SEGMENT)
-  rows, segments = TOKENS // length, length // window
+  length = max(window, TRAINED * size.segment)
+  rows, segments = size.tokens // length, length // window
   return lctx.Config(
     model=dataclasses.replace(
       model,
@@ -112,7 +120,7 @@ def config_of(name: str, corpus: Path, steps: int) -> lctx.Config:
     data=lctx.Lanes(
       lctx.Text(str(corpus)), lctx.Bytes(), rows, window, segments
     ),
-    optimizer=lctx.Adam(PEAK, lctx.Cosine(warmup=50), clip=1.0),
+    optimizer=lctx.Adam(size.peak, lctx.Cosine(warmup=50), clip=1.0),
     train=lctx.Training(
       steps, gradient_segments=segments - 1 if carried else 0, eval_every=0
     ),
@@ -121,8 +129,11 @@ def config_of(name: str, corpus: Path, steps: int) -> lctx.Config:
   )
 
 
-def shelves(books: Path, workdir: Path) -> tuple[Path, np.ndarray]:
-  """A folder of the books that train; the others' beginnings, [books, READ]."""
+def shelves(books: Path, workdir: Path, length: int) -> tuple[Path, np.ndarray]:
+  """A folder of the books that train; the others' beginnings, [books, length].
+
+  Raises UserError where FOLDER is none of texts, or a text is too short.
+  """
   index = books / 'index.tsv'
   lines = index.read_text('utf-8').splitlines() if index.is_file() else []
   head, *rows = [line.split('\t') for line in lines] or [[]]
@@ -137,17 +148,17 @@ def shelves(books: Path, workdir: Path) -> tuple[Path, np.ndarray]:
   others = []
   for name in sorted(split):
     if split[name] != 'train':
-      others.append(_beginning(books / name))
+      others.append(_beginning(books / name, length))
     elif not (folder / name).exists():
       (folder / name).symlink_to((books / name).absolute())
   return folder, np.stack(others)
 
 
-def _beginning(book: Path) -> np.ndarray:
-  text = book.read_bytes()[:READ]
-  if len(text) < READ:
+def _beginning(book: Path, length: int) -> np.ndarray:
+  text = book.read_bytes()[:length]
+  if len(text) < length:
     raise lctx.UserError(
-      f'{book} has {len(text):,} bytes, and {READ:,} are read of each book '
+      f'{book} has {len(text):,} bytes, and {length:,} are read of each book '
       'that does not train. Leave it out of index.tsv, or let it train.'
     )
   return np.frombuffer(text, np.uint8)
@@ -156,10 +167,10 @@ def _beginning(book: Path) -> np.ndarray:
 def read(
   model: Decoder, params: Params, ids: np.ndarray, segment: int, how: list[Way]
 ) -> np.ndarray:
-  """Bits of every segment of SEGMENT bytes, [1 + ways, books, segments].
+  """Bits of every byte given those before it, [1 + ways, books, bytes].
 
-  Mean bits of a byte, given those before it; `ids` [books, bytes] begin with a
-  start mark. The first way is the memory's own.
+  `ids` [books, 1 + bytes] begin with a start mark, and are read by segments.
+  The first way is the memory's own.
   """
   books, length = ids.shape[0], ids.shape[1] - 1
   count, rows = length // segment, (1 + len(how)) * books
@@ -174,8 +185,7 @@ def read(
     lender = (here[mine] + 1) % books  # of the rows that read on unchanged
     source[:, mine] = np.where(begins & (not way.forget), lender, own[mine])
   nats = _nats(model.for_inference(), params, segment, ids, source, forget)
-  bits = np.asarray(nats).reshape(1 + len(how), books, -1, SEGMENT)
-  return bits.mean(axis=3) / np.log(2)
+  return np.asarray(nats).reshape(1 + len(how), books, -1) / np.log(2)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
@@ -199,10 +209,12 @@ def _nats(model, params, segment, ids, source, forget):
   return nats.swapaxes(0, 1).reshape(source.shape[1], -1)
 
 
-def measured(name: str, workdir: Path, books: tuple, steps: int) -> dict:
+def measured(
+  name: str, size: Size, workdir: Path, books: tuple, steps: int
+) -> dict:
   """One model trained, and bits per byte of every book by way of reading."""
   corpus, texts = books
-  config, folder = config_of(name, corpus, steps), workdir / name
+  config, folder = config_of(name, size, corpus, steps), workdir / name
   began = time.perf_counter()
   if lctx.train(config, folder) is None:
     raise lctx.UserError('Interrupted; the same command goes on.')
@@ -210,14 +222,15 @@ def measured(name: str, workdir: Path, books: tuple, steps: int) -> dict:
   loaded = lctx.load(folder, checkpoint='latest')
   ids = np.pad(texts.astype(np.int32), ((0, 0), (1, 0)))  # byte 0: a beginning
   model, segment = loaded.model, config.data.segment
-  back = reach(model.memory)
+  back = reach(model.memory, size.segment)
   how = ways(back) if model.remembers else ()
   bits = read(model, loaded.params, ids, segment, [*how])
-  found = {way.name: _counted(bits[i], way) for i, way in enumerate(how, 1)}
-  periods = sorted(
-    {w.period for far in range(SLOTS // SEGMENT + 1) for w in ways(far)}
-  )
-  own = {str(p): _counted(bits[0], Way('own', p)) for p in periods}
+  bits = bits.reshape(*bits.shape[:2], -1, size.segment).mean(axis=3)
+  first = first_of(size)
+  found = {w.name: _counted(bits[i], w, first) for i, w in enumerate(how, 1)}
+  reaches = range(size.slots // size.segment + 1)
+  periods = sorted({way.period for far in reaches for way in ways(far)})
+  own = {str(p): _counted(bits[0], Way('own', p), first) for p in periods}
   return {
     'model': name,
     'reach': back,
@@ -231,15 +244,15 @@ def measured(name: str, workdir: Path, books: tuple, steps: int) -> dict:
   }
 
 
-def _counted(bits: np.ndarray, way: Way) -> list[float]:
+def _counted(bits: np.ndarray, way: Way, first: int) -> list[float]:
   """Of each book, over the segments that count."""
-  kept = bits[:, way.counts(bits.shape[1])]
+  kept = bits[:, way.counts(bits.shape[1], first)]
   return [round(float(x), 5) for x in kept.mean(axis=1)]
 
 
 def program() -> None:
   """The command line; its flags are defined only where it is the program."""
-  every = [*memories(SEGMENT, SLOTS), *(f'window {w}' for w in WINDOWS)]
+  every = [*dict.fromkeys([*models(SMALL), *models(LARGE)])]
   books = flags.DEFINE_string('books', None, 'Texts, and their index.tsv.')
   workdir = flags.DEFINE_string('workdir', None, 'For what is trained.')
   model = flags.DEFINE_multi_enum('model', None, every, 'Which; none: all.')
@@ -248,25 +261,33 @@ def program() -> None:
     'results', '', 'A file of models, a line each; those in it are not made.'
   )
   picture = flags.DEFINE_string('picture', '', 'A PNG to draw.')
+  large = flags.DEFINE_bool('large', False, '100M parameters in bfloat16.')
 
   def main(overrides: command.Overrides) -> None:
     if overrides:
       raise lctx.UserError('benchmarks.books takes no --config.NAME=VALUE.')
+    size = LARGE if large.value else SMALL
+    names = model.value or models(size)
+    if unknown := {*names} - {*models(size)}:
+      raise lctx.UserError(
+        f'--model: {sorted(unknown)} belong to the other size. Here are '
+        f'{", ".join(models(size))}.'
+      )
     logging.getLogger('lctx').setLevel(logging.WARNING)
     print(timing.heading(timing.machine()))
     folder = Path(workdir.value)
-    shelved = shelves(Path(books.value), folder)
+    shelved = shelves(Path(books.value), folder, READ * size.segment)
     found = timing.known(path.value)
     if other := {x['steps'] for x in found} - {steps.value}:
       raise lctx.UserError(
         f'{path.value} holds models of {sorted(other)} steps, and --steps = '
         f'{steps.value} makes others. Give another --results and --workdir.'
       )
-    for name in model.value or every:
+    for name in names:
       if name in {x['model'] for x in found}:
         continue
       print(f'\n{name}', flush=True)
-      found.append(measured(name, folder, shelved, steps.value))
+      found.append(measured(name, size, folder, shelved, steps.value))
       timing.append_json(found[-1], path.value)
     print(f'\n{books_report.table(found)}')
     books_report.pictured(found, picture.value)

@@ -31,7 +31,7 @@ from matplotlib import pyplot
 
 import lctx
 from benchmarks import timing
-from benchmarks.memories import memories, model_with
+from benchmarks.memories import Size, memories, model_with
 from benchmarks.neighbours import Neighbours
 from benchmarks.recall import ASKED, CHANCE, SEGMENT, VOCAB, Recall
 from lctx import command
@@ -44,9 +44,10 @@ from lctx.types import segment_coords
 
 GAPS, BEYOND = (1, 2, 4, 8), (1, 2, 4, 8, 16, 32, 64)
 LEARNED, HELD = 0.95, 0.9
-DEPTH, WIDTH, ROWS, SLOTS = 2, 128, 32, 4 * SEGMENT
+SIZE = Size(2, 128, 32, SEGMENT, slots=4 * SEGMENT, tokens=32 * SEGMENT)
+ROWS = SIZE.tokens // SEGMENT
 TEXTS = 256  # that are asked, eight answers each
-PEAK, WARMUP, EVERY, STEPS = 3e-3, 50, 50, 1000
+WARMUP, EVERY, STEPS = 50, 50, 1000
 
 
 @dataclasses.dataclass
@@ -57,7 +58,7 @@ class Learner:
   seed: int
 
   def __post_init__(self):
-    schedule = optax.warmup_constant_schedule(0, PEAK, WARMUP)
+    schedule = optax.warmup_constant_schedule(0, SIZE.peak, WARMUP)
     self.transform = optax.chain(
       optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99)
     )
@@ -104,7 +105,7 @@ class Learner:
 
 def model_of(memory: Memory) -> Decoder:
   """With a memory, and neighbours wherever a layer attends."""
-  model = model_with(with_neighbours(memory), DEPTH, WIDTH, VOCAB)
+  model = model_with(with_neighbours(memory), SIZE, VOCAB)
   embed = dataclasses.replace(model.embed, tie_weights=False)
   stack = dataclasses.replace(model.stack, initializer_range=None)
   return dataclasses.replace(model, embed=embed, stack=stack)
@@ -235,7 +236,7 @@ def _at(found: dict, gap: int) -> float:
 
 def program() -> None:
   """The command line; its flags are defined only where it is the program."""
-  every = memories(SEGMENT, SLOTS, cell=-1)  # behind the neighbours
+  every = memories(SEGMENT, SIZE.slots, cell=-1)  # behind the neighbours
   memory = flags.DEFINE_multi_enum(
     'memory', None, [*every], 'Which; none: all.'
   )

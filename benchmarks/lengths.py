@@ -1,7 +1,7 @@
 """How much a longer Transformer-XL memory is worth: one model a length.
 
 python -m benchmarks.lengths --text=FILE --workdir=DIR [--length=TOKENS ...]
-  [--steps=800] [--results=FILE]
+  [--steps=3000] [--results=FILE]
 
 The same small model learns the first 90 % of the text byte by byte, segments of
 128, with one length of memory after the other; each reads the last 5 % with the
@@ -22,10 +22,10 @@ from absl import flags
 
 import lctx
 from benchmarks import books_report, timing
-from benchmarks.books import SEGMENT, read
+from benchmarks.books import read
 from lctx import command, presets
 
-DEPTH, WIDTH, HEADS, ROWS, PEAK = 4, 128, 4, 32, 3e-3
+DEPTH, WIDTH, HEADS, SEGMENT, ROWS, PEAK = 4, 128, 4, 128, 8, 3e-3
 TEXTS, BLOCK = 12, 8  # that are read side by side; segments of a block
 COLUMNS = (
   *('memory', 'seconds', 'bits/byte', 'gain over the one before'),
@@ -67,7 +67,7 @@ def blocks_of(loaded: lctx.Loaded, length: int, ids: np.ndarray) -> list[float]:
   memory = dataclasses.replace(loaded.model.memory, length=length)
   model = dataclasses.replace(loaded.model, memory=memory)
   (bits,) = read(model, loaded.params, ids, SEGMENT, [])
-  blocks = bits.reshape(TEXTS, -1, BLOCK).mean(axis=2)
+  blocks = bits.reshape(TEXTS, -1, BLOCK * SEGMENT).mean(axis=2)
   return [round(float(x), 5) for x in blocks[:, 1:].ravel()]
 
 
@@ -115,7 +115,7 @@ def program() -> None:
   lengths = flags.DEFINE_multi_integer(
     'length', [0, 50, 100, 150, 200], 'Of memory.', lower_bound=0
   )
-  steps = flags.DEFINE_integer('steps', 800, 'Of each model.', lower_bound=1)
+  steps = flags.DEFINE_integer('steps', 3000, 'Of each model.', lower_bound=1)
   path = flags.DEFINE_string(
     'results', '', 'A file of models, a line each; those in it are not made.'
   )

@@ -26,6 +26,24 @@ from lctx.models.decoder import Decoder
 from lctx.positions import NoPosition, Rope
 
 
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """Of a model with heads of `head` channels, and of its training.
+
+  `slots` are those of caches and of searched memories, `tokens` those of a
+  step, and `peak` is the rate of learning.
+  """
+
+  depth: int
+  width: int
+  head: int
+  segment: int
+  slots: int
+  tokens: int
+  peak: float = 3e-3
+  dtype: str = 'float32'
+
+
 def memories(segment: int, slots: int, cell: int = -2) -> dict[str, Memory]:
   """For segments of a length; caches and searched memories have `slots`.
 
@@ -60,12 +78,16 @@ def memories(segment: int, slots: int, cell: int = -2) -> dict[str, Memory]:
   }
 
 
-def model_with(memory: Memory, depth: int, width: int, vocab: int) -> Decoder:
-  """Heads of 32 channels, rotary positions where tokens are attended to."""
+def model_with(memory: Memory, size: Size, vocab: int | None) -> Decoder:
+  """Rotary positions where tokens are attended to, none elsewhere."""
   model = presets.transformer_xl(
-    depth, width, width // 32, 0, pre_norm=True, position=Rope(), vocab=vocab
+    *(size.depth, size.width, size.width // size.head, 0),
+    pre_norm=True,
+    position=Rope(),
+    vocab=vocab,
   )
-  model = dataclasses.replace(model, memory=memory)
+  compute = dataclasses.replace(model.compute, dtype=size.dtype)
+  model = dataclasses.replace(model, memory=memory, compute=compute)
   if any(run.memory.attends for run in model.runs):
     return model
   return dataclasses.replace(model, position=NoPosition())

@@ -1,14 +1,15 @@
 """What each memory costs: training, decoding, and a stream of a million tokens.
 
 python -m benchmarks.memory [--memory=NAME ...] [--rounds=5] [--stream=TOKENS]
-  [--json=FILE]
+  [--json=FILE] [--large]
 
-One model, of four layers and width 128, with one memory after the other; the
-first is a Transformer-XL cache of as many slots as the others have. Training is
-a step of 16 rows, one segment each, timed in turns. Decoding goes on, one row,
-from a text that has filled every buffer. The stream is read in one unbroken
-carry, segment by segment: what its last tokens take, and what the first took
-once buffers were full.
+One model, of four layers and width 128 (--large: of 100M parameters, for a
+GPU, in bfloat16), with one memory after the other; the first is a
+Transformer-XL cache of as many slots as the others have. Training is a step of
+one segment in all rows, timed in turns. Decoding goes on, one row, from a text
+that has filled every buffer. The stream is read in one unbroken carry, segment
+by segment: what its last tokens take, and what the first took once buffers were
+full.
 """
 
 import functools
@@ -24,7 +25,7 @@ from absl import flags
 import lctx
 from benchmarks import timing
 from benchmarks.cases import VOCABULARY, Case, train_step
-from benchmarks.memories import memories, model_with
+from benchmarks.memories import Size, memories, model_with
 from lctx import command
 from lctx.generation import decode, reading
 from lctx.generation.reading import Remembered
@@ -32,7 +33,8 @@ from lctx.models.decoder import Decoder
 from lctx.training import flops
 from lctx.types import segment_coords
 
-DEPTH, WIDTH, SEGMENT, ROWS, SLOTS = 4, 128, 128, 16, 512
+SMALL = Size(4, 128, 32, segment=128, slots=512, tokens=2048)
+LARGE = Size(14, 768, 64, 512, slots=2048, tokens=8192, dtype='bfloat16')
 WRITTEN, BLOCK = 64, 10_240  # tokens: of one decoding, of a stretch of stream
 COLUMNS = (
   'memory',
@@ -48,49 +50,50 @@ COLUMNS = (
 )
 
 
-def case_of(name: str) -> Case:
-  memory = memories(SEGMENT, SLOTS)[name]
-  model = model_with(memory, DEPTH, WIDTH, VOCABULARY)
-  return Case(name, model, ROWS, SEGMENT)
+def case_of(name: str, size: Size) -> Case:
+  memory = memories(size.segment, size.slots)[name]
+  model = model_with(memory, size, VOCABULARY)
+  return Case(name, model, size.tokens // size.segment, size.segment)
 
 
-def decoding(model: Decoder, params) -> tuple:
+def decoding(model: Decoder, params, size: Size) -> tuple:
   """A call that writes on after a text, and the bytes of what it carries."""
-  ids = np.random.default_rng(0).integers(0, VOCABULARY, 2 * SLOTS, np.int32)
-  _, state = reading.read(model, params, [ids], SEGMENT)
+  random = np.random.default_rng(0)
+  ids = random.integers(0, VOCABULARY, 2 * size.slots, np.int32)
+  _, state = reading.read(model, params, [ids], size.segment)
   after = Remembered(state, len(ids), '', {})
-  size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.carry))
+  carried = sum(leaf.nbytes for leaf in jax.tree.leaves(state.carry))
   request = decode.Request(
     [np.zeros(0, np.int32)], WRITTEN, lctx.Sampling(temperature=0), after=after
   )
 
   def call():
-    return len([*decode.generate(model, params, request, SEGMENT)])
+    return len([*decode.generate(model, params, request, size.segment)])
 
-  return call, size
+  return call, carried
 
 
-def streamed(model: Decoder, params, tokens: int) -> list[float]:
+def streamed(model: Decoder, params, size: Size, tokens: int) -> list[float]:
   """Seconds of each BLOCK of a stream in one carry, that of compiling left out.
 
   The first are those once every slot of the memory is full.
   """
-  fast = model.for_inference()
-  scores = jax.jit(fast.scores, static_argnums=1)(params, SEGMENT)
+  fast, segment = model.for_inference(), size.segment
+  scores = jax.jit(fast.scores, static_argnums=1)(params, segment)
   random = np.random.default_rng(0)
 
   @functools.partial(jax.jit, donate_argnums=0)
   def read(carry, ids):
     def one(carry, tokens_T):
-      at = segment_coords(jnp.zeros((1, SEGMENT), jnp.int32))
+      at = segment_coords(jnp.zeros((1, segment), jnp.int32))
       given = {'params': params}, tokens_T[None], at, carry, scores
       hidden, carry, _ = fast.apply(*given)
       return carry, hidden.mean()
 
-    return jax.lax.scan(one, carry, ids.reshape(-1, SEGMENT))
+    return jax.lax.scan(one, carry, ids.reshape(-1, segment))
 
   carry, seconds = jax.tree.map(jnp.array, fast.initial(1)), []
-  full = -(-max(SLOTS, SEGMENT) // BLOCK)
+  full = -(-max(size.slots, segment) // BLOCK)
   for _ in range(full + tokens // BLOCK):
     ids = jnp.asarray(random.integers(0, VOCABULARY, BLOCK, np.int32))
     began = time.perf_counter()
@@ -100,19 +103,21 @@ def streamed(model: Decoder, params, tokens: int) -> list[float]:
   return seconds[full:]
 
 
-def measured(names: list[str], rounds: int, tokens: int) -> list[dict]:
-  cases = {name: case_of(name) for name in names}
+def measured(
+  names: list[str], size: Size, rounds: int, tokens: int
+) -> list[dict]:
+  cases = {name: case_of(name, size) for name in names}
   steps = {name: train_step(case) for name, case in cases.items()}
   trained = timing.interleaved({n: c for n, (c, _) in steps.items()}, rounds)
   params = {
     name: jax.jit(case.model.init_params)(jax.random.key(0))
     for name, case in cases.items()
   }
-  writers = {n: decoding(c.model, params[n]) for n, c in cases.items()}
+  writers = {n: decoding(c.model, params[n], size) for n, c in cases.items()}
   wrote = timing.interleaved({n: c for n, (c, _) in writers.items()}, rounds)
   found = []
   for name, case in cases.items():
-    blocks = streamed(case.model, params[name], tokens) if tokens else []
+    blocks = streamed(case.model, params[name], size, tokens) if tokens else []
     found.append(
       {
         'memory': name,
@@ -121,7 +126,7 @@ def measured(names: list[str], rounds: int, tokens: int) -> list[dict]:
         'temporary_mib': steps[name][1]['temporary_mib'],
         'compile_seconds': steps[name][1]['compile_seconds'],
         'carry_bytes': writers[name][1],
-        'forward_flops': flops.count(case.model, SEGMENT).forward,
+        'forward_flops': flops.count(case.model, size.segment).forward,
         'stream_seconds': blocks,
       }
     )
@@ -161,10 +166,11 @@ def _share(x: dict, first: dict, name: str) -> float:
 
 def program() -> None:
   """The command line; its flags are defined only where it is the program."""
-  every = memories(SEGMENT, SLOTS)
+  every = memories(SMALL.segment, SMALL.slots)
   memory = flags.DEFINE_multi_enum('memory', None, [*every], 'none: all.')
   rounds = flags.DEFINE_integer('rounds', 5, 'Turns.', lower_bound=1)
   stream = flags.DEFINE_integer('stream', 1_000_000, 'Tokens; 0: no stream.')
+  large = flags.DEFINE_bool('large', False, '100M parameters in bfloat16.')
   path = flags.DEFINE_string('json', '', 'A file for all that was found.')
 
   def main(overrides: command.Overrides) -> None:
@@ -173,7 +179,8 @@ def program() -> None:
     names = ['xl', *itertools.filterfalse('xl'.__eq__, memory.value or every)]
     about = timing.machine()
     print(timing.heading(about))
-    found = measured(names, rounds.value, stream.value)
+    size = LARGE if large.value else SMALL
+    found = measured(names, size, rounds.value, stream.value)
     print(f'\n{table(found)}')
     timing.save_json({'machine': about, 'found': found}, path.value)
 

@@ -11,16 +11,11 @@ import tiny
 import lctx
 from benchmarks import books, books_report
 from benchmarks.books import Way, read, ways
-from benchmarks.memories import memories
+from benchmarks.memories import Size, memories
 from lctx.memory import SinkCache, Together, Tokens, XLCache
 
-SEGMENT, SEGMENTS = 4, 18
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-  monkeypatch.setattr(books, 'SEGMENT', SEGMENT)
-  monkeypatch.setattr(books, 'FIRST', 6)
+SEGMENT, SEGMENTS, FIRST = 4, 18, 6
+SIZE = Size(1, 32, 32, SEGMENT, slots=2 * SEGMENT, tokens=128)
 
 
 @pytest.fixture(scope='module')
@@ -38,21 +33,20 @@ def ids():
   return np.asarray(tiny.some_ids(3, SEGMENT * SEGMENTS + 1))
 
 
-def nats_of(model, params, ids):
-  """Mean bits of each segment, of whole texts one after the other."""
+def bits_of(model, params, ids):
+  """Bits of every byte, of whole texts one after the other."""
   tokens, targets = jnp.asarray(ids[:, :-1]), jnp.asarray(ids[:, 1:])
   hidden, _ = tiny.loop(model, params, tokens, [SEGMENT] * SEGMENTS)
   logp = tiny.log_probs(model, params, hidden)
   found = -jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0]
-  found = found.reshape(len(ids), SEGMENTS, SEGMENT).mean(axis=2)
   return np.asarray(found) / np.log(2)
 
 
 def test_its_own_way_is_reading_as_usual(model, params, ids, close):
   own, none = read(model, params, ids, SEGMENT, [Way('none', 1, forget=True)])
-  close(own, nats_of(model, params, ids))
+  close(own, bits_of(model, params, ids))
   alone = dataclasses.replace(model, memory=XLCache(0))
-  close(none, nats_of(alone, params, ids))
+  close(none, bits_of(alone, params, ids))
 
 
 def test_swap_is_what_another_text_remembers(model, params, ids, close):
@@ -60,9 +54,10 @@ def test_swap_is_what_another_text_remembers(model, params, ids, close):
   _, swap = read(model, params, ids, SEGMENT, [Way('swap', 1)])
   for turn in (1, 7):
     mixed = np.roll(ids, -1, axis=0)
-    now = slice(turn * SEGMENT, (turn + 1) * SEGMENT + 1)
-    mixed[:, now] = ids[:, now]
-    close(swap[:, turn], nats_of(model, params, mixed)[:, turn])
+    first, end = turn * SEGMENT, (turn + 1) * SEGMENT
+    mixed[:, first : end + 1] = ids[:, first : end + 1]
+    want = bits_of(model, params, mixed)
+    close(swap[:, first:end], want[:, first:end])
 
 
 def test_text_beyond_what_layers_can_reach_changes_nothing(model, params, ids):
@@ -71,8 +66,9 @@ def test_text_beyond_what_layers_can_reach_changes_nothing(model, params, ids):
   how += [dataclasses.replace(way, forget=True) for way in how]
   own, *others = read(model, params, ids, SEGMENT, how)
   for way, bits in zip(how, others, strict=True):
-    counts = way.counts(SEGMENTS)
-    assert counts.sum() >= 2 and not counts[:6].any()
+    counts = way.counts(SEGMENTS, FIRST)
+    assert counts.sum() >= 2 and not counts[:FIRST].any()
+    counts = counts.repeat(SEGMENT)
     same = np.allclose(bits[:, counts], own[:, counts], atol=1e-5)
     assert same == (way.period - 1 >= 2), way
 
@@ -86,11 +82,11 @@ def test_every_way_reads_text_beyond_the_reach():
 
 
 def test_a_reach_is_what_is_attended_to_as_it_was():
-  assert books.reach(XLCache(8)) == 2
-  assert books.reach(SinkCache(8, 1)) == 2
-  assert books.reach(Together(XLCache(4), Tokens(2))) == 1
-  assert books.reach(Tokens(2)) == 0
-  found = {n: books.reach(m) for n, m in memories(SEGMENT, 8).items()}
+  assert books.reach(XLCache(8), SEGMENT) == 2
+  assert books.reach(SinkCache(8, 1), SEGMENT) == 2
+  assert books.reach(Together(XLCache(4), Tokens(2)), SEGMENT) == 1
+  assert books.reach(Tokens(2), SEGMENT) == 0
+  found = {n: books.reach(m, SEGMENT) for n, m in memories(SEGMENT, 8).items()}
   assert found['compressive'] == found['state cell'] == 1
   assert found['gated delta, hybrid'] == 1 and found['xl'] == 2
   assert found['infini'] == found['retrieval'] == found['none'] == 0
@@ -173,17 +169,14 @@ def shelf(folder):
   return folder
 
 
-def test_one_model_is_trained_and_read_with(tmp_path, monkeypatch):
-  small = {'SLOTS': 2 * SEGMENT, 'DEPTH': 1, 'WIDTH': 32, 'TOKENS': 128}
-  small |= {'READ': 40 * SEGMENT}
-  for name, value in small.items():
-    monkeypatch.setattr(books, name, value)
-  corpus, texts = books.shelves(shelf(tmp_path / 'books'), tmp_path / 'runs')
+def test_one_model_is_trained_and_read_with(tmp_path):
+  runs, length = tmp_path / 'runs', 40 * SEGMENT
+  corpus, texts = books.shelves(shelf(tmp_path / 'books'), runs, length)
   assert sorted(p.name for p in corpus.iterdir()) == [
     f'{n}.txt' for n in range(4)
   ]
-  assert texts.shape == (2, 40 * SEGMENT)
-  found = books.measured('xl', tmp_path / 'runs', (corpus, texts), steps=2)
+  assert texts.shape == (2, length)
+  found = books.measured('xl', SIZE, runs, (corpus, texts), steps=2)
   assert found['steps'] == 2 and found['reach'] == 2
   assert set(found['ways']) == {way.name for way in ways(2)}
   for way in found['ways'].values():
@@ -193,23 +186,27 @@ def test_one_model_is_trained_and_read_with(tmp_path, monkeypatch):
 
 def test_a_folder_without_an_index_is_named(tmp_path):
   with pytest.raises(lctx.UserError, match=r'index.tsv is not there'):
-    books.shelves(tmp_path, tmp_path / 'runs')
+    books.shelves(tmp_path, tmp_path / 'runs', 9)
   (tmp_path / 'index.tsv').write_text('name\tkind\n')
   with pytest.raises(lctx.UserError, match='no columns `file` and `split`'):
-    books.shelves(tmp_path, tmp_path / 'runs')
+    books.shelves(tmp_path, tmp_path / 'runs', 9)
 
 
 def test_a_book_that_is_too_short_is_named(tmp_path):
   with pytest.raises(lctx.UserError, match='has 1,600 bytes, and 16,384'):
-    books.shelves(shelf(tmp_path / 'books'), tmp_path / 'runs')
+    books.shelves(shelf(tmp_path / 'books'), tmp_path / 'runs', 16_384)
 
 
-def test_every_model_of_the_benchmark_has_a_config(tmp_path):
-  for name in (*memories(128, 256), 'window 256', 'window 1024'):
-    config = books.config_of(name, tmp_path, steps=10)
+@pytest.mark.parametrize('size', [books.SMALL, books.LARGE])
+def test_every_model_of_the_benchmark_has_a_config(tmp_path, size):
+  for name in books.models(size):
+    config = books.config_of(name, size, tmp_path, steps=10)
     lanes = config.data
-    assert lanes.rows * lanes.segment * lanes.segments == 4096
+    assert lanes.rows * lanes.segment * lanes.segments == size.tokens
     assert config.model.remembers == (name != 'none' and 'window' not in name)
-    jax.eval_shape(
-      config.model.with_vocabulary(9).init_params, jax.random.key(0)
+    params = jax.eval_shape(
+      config.model.with_vocabulary(256).init_params, jax.random.key(0)
     )
+    if size == books.LARGE:
+      count = sum(leaf.size for leaf in jax.tree.leaves(params))
+      assert 0.95e8 < count < 1.4e8, name

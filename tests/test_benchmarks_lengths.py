@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 import lctx
-from benchmarks import books, lengths
+from benchmarks import lengths
 
 SEGMENT = 4
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-  monkeypatch.setattr(books, 'SEGMENT', SEGMENT)
   for name, value in {
     'SEGMENT': SEGMENT,
     'DEPTH': 1,

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from benchmarks import learning, memory
-from benchmarks.memories import memories, model_with
+from benchmarks.memories import Size, memories, model_with
 from benchmarks.neighbours import Neighbours
 from benchmarks.recall import (
   ASK,
@@ -66,8 +66,8 @@ def test_a_table_has_what_was_learned_and_how_far_it_holds(monkeypatch):
   monkeypatch.setattr(learning, 'EVERY', 1)
   monkeypatch.setattr(learning, 'GAPS', (1, 2))
   monkeypatch.setattr(learning, 'BEYOND', (1, 2, 4))
-  monkeypatch.setattr(learning, 'DEPTH', 1)
-  monkeypatch.setattr(learning, 'WIDTH', 32)
+  size = dataclasses.replace(learning.SIZE, depth=1, width=32)
+  monkeypatch.setattr(learning, 'SIZE', size)
   monkeypatch.setattr(learning, 'ROWS', 2)
   found = learning.learned('xl', XLCache(SEGMENT), 0, minutes=1)
   assert found['trained'] == 2 and found['held'] == 0 and found['steps'] == 2
@@ -76,25 +76,20 @@ def test_a_table_has_what_was_learned_and_how_far_it_holds(monkeypatch):
   assert [x['gap'] for x in found['stages']] == [1, 2]
 
 
-def test_every_memory_of_the_benchmarks_makes_a_model():
-  for name, one in memories(SEGMENT, 4 * SEGMENT).items():
-    model = model_with(one, 3, 64, VOCAB)
+@pytest.mark.parametrize('size', [learning.SIZE, memory.SMALL, memory.LARGE])
+def test_every_memory_of_the_benchmarks_makes_a_model(size):
+  for name, one in memories(size.segment, size.slots).items():
+    model = model_with(one, size, VOCAB)
     assert model.remembers == (name != 'none')
-    one.check_segment(SEGMENT, 'data.segment')
+    assert model.compute.dtype == size.dtype
+    one.check_segment(size.segment, 'data.segment')
 
 
 def test_what_memories_cost_is_measured_beside_the_first(monkeypatch):
-  for name, value in (
-    ('SEGMENT', 16),
-    ('SLOTS', 32),
-    ('DEPTH', 1),
-    ('WIDTH', 32),
-    ('ROWS', 2),
-    ('WRITTEN', 8),
-    ('BLOCK', 64),
-  ):
-    monkeypatch.setattr(memory, name, value)
-  found = memory.measured(['xl', 'infini'], rounds=1, tokens=128)
+  monkeypatch.setattr(memory, 'WRITTEN', 8)
+  monkeypatch.setattr(memory, 'BLOCK', 64)
+  size = Size(1, 32, 32, segment=16, slots=32, tokens=32)
+  found = memory.measured(['xl', 'infini'], size, rounds=1, tokens=128)
   assert [len(x['stream_seconds']) for x in found] == [2, 2]
   assert found[1]['carry_bytes'] < found[0]['carry_bytes']
   lines = memory.table(found).splitlines()
