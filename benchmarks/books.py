@@ -40,8 +40,8 @@ from lctx.models.parts import Dropout
 from lctx.training import flops
 from lctx.types import Params, segment_coords
 
-SMALL = Size(4, 128, 32, segment=128, slots=256, tokens=1024)
-LARGE = Size(14, 768, 64, 512, 1024, 16_384, peak=6e-4, dtype='bfloat16')
+SMALL = Size(4, 128, 32, 128, slots=256, searched=2048, tokens=1024)
+LARGE = Size(14, 768, 64, 512, 1024, 8192, 16_384, 6e-4, 'bfloat16')
 WINDOWS = 2, 4, 8  # segments
 TRAINED = 4  # segments that gradients flow through
 READ = 128  # segments of each book
@@ -101,12 +101,12 @@ def reach(memory: Memory, segment: int) -> int:
 def models(size: Size) -> list[str]:
   """Memories, and plain windows of so many bytes."""
   windows = [f'window {size.segment * many}' for many in WINDOWS]
-  return [*memories(size.segment, size.slots), *windows]
+  return [*memories(size), *windows]
 
 
 def config_of(name: str, size: Size, corpus: Path, steps: int) -> lctx.Config:
   window = int(name.split()[-1]) if name.startswith('window') else size.segment
-  memory = memories(size.segment, size.slots).get(name, Memory())
+  memory = memories(size).get(name, Memory())
   model = model_with(memory, size, None)
   carried = model.remembers
   length = max(window, TRAINED * size.segment)

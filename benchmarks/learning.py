@@ -5,9 +5,10 @@ python -m benchmarks.learning [--memory=NAME ...] [--seeds=3] [--minutes=30]
 
 The task is in `benchmarks/recall.py`. A model learns a gap of one segment, and
 where it answers 95 % of what it is asked by keys it never saw, one of 2, 4 and
-8, with gradients through all segments of a text. Then it is asked over longer
-gaps than it ever met, and with its memory taken away before it is asked. A gap
-that is not learned in 1,000 steps ends the run.
+8, with gradients through all segments of a text. Then it is asked, on other
+texts, over longer gaps than it ever met, and with its memory taken away before
+it is asked. A gap that is not learned in 1,000 steps ends the run. What is held
+is the longest gap up to which no accuracy is below 90 %.
 
 Every layer that attends also sees the values of the last four tokens
 (`benchmarks/neighbours.py`), matrices begin at 1 / sqrt(width) and the output
@@ -44,7 +45,12 @@ from lctx.types import segment_coords
 
 GAPS, BEYOND = (1, 2, 4, 8), (1, 2, 4, 8, 16, 32, 64)
 LEARNED, HELD = 0.95, 0.9
-SIZE = Size(2, 128, 32, SEGMENT, slots=4 * SEGMENT, tokens=32 * SEGMENT)
+SIZE = Size(
+  *(2, 128, 32, SEGMENT),
+  slots=4 * SEGMENT,
+  searched=32 * SEGMENT,
+  tokens=32 * SEGMENT,
+)
 ROWS = SIZE.tokens // SEGMENT
 TEXTS = 256  # that are asked, eight answers each
 WARMUP, EVERY, STEPS = 50, 50, 1000
@@ -83,9 +89,9 @@ class Learner:
         break
     return found
 
-  def accuracy(self, gap: int, off: bool = False) -> float:
+  def accuracy(self, gap: int, seed: int = 0, off: bool = False) -> float:
     """Of answers by keys of no text of training."""
-    batch = Recall(gap, held_out=True).batch(TEXTS, 0)
+    batch = Recall(gap, held_out=True).batch(TEXTS, seed)
     return float(_right(self.model, off, self.params, batch).mean())
 
   def _state(self) -> State:
@@ -161,20 +167,25 @@ def learned(name: str, memory: Memory, seed: int, minutes: float) -> dict:
       f'{seconds:,.0f} s',
       flush=True,
     )
-  by_gap = {str(gap): learner.accuracy(gap) for gap in BEYOND}
-  held = [gap for gap in BEYOND if by_gap[str(gap)] >= HELD]
+  by_gap = {str(gap): learner.accuracy(gap, seed=1) for gap in BEYOND}
   return {
     'memory': name,
     'seed': seed,
+    'minutes': minutes,
     'steps': learner.steps,
     'seconds': time.monotonic() - began,
     'stages': stages,
     'trained': stages[-1]['gap'] if stages else 0,
-    'held': max(held, default=0),
     'accuracy': by_gap,
-    'off': learner.accuracy(1, off=True),
+    'off': learner.accuracy(1, seed=1, off=True),
     'curve': curve,
   }
+
+
+def held(found: dict) -> int:
+  """The longest gap up to which nine answers of ten are right."""
+  good = itertools.takewhile(lambda gap: _at(found, gap) >= HELD, BEYOND)
+  return max(good, default=0)
 
 
 COLUMNS = (
@@ -194,7 +205,7 @@ def row(found: dict) -> tuple[str, ...]:
     found['memory'],
     str(found['seed']),
     str(found['trained']),
-    str(found['held']),
+    str(held(found)),
     f'{found["steps"]:,}',
     f'{found["seconds"]:,.0f}',
     f'{found["off"]:.2f}',
@@ -236,7 +247,7 @@ def _at(found: dict, gap: int) -> float:
 
 def program() -> None:
   """The command line; its flags are defined only where it is the program."""
-  every = memories(SEGMENT, SIZE.slots, cell=-1)  # behind the neighbours
+  every = memories(SIZE, cell=-1)  # behind the neighbours
   memory = flags.DEFINE_multi_enum(
     'memory', None, [*every], 'Which; none: all.'
   )

@@ -30,8 +30,8 @@ from lctx.positions import NoPosition, Rope
 class Size:
   """Of a model with heads of `head` channels, and of its training.
 
-  `slots` are those of caches and of searched memories, `tokens` those of a
-  step, and `peak` is the rate of learning.
+  `slots` are those of caches, `searched` those of retrieval; `tokens` are those
+  of a step, and `peak` is the rate of learning.
   """
 
   depth: int
@@ -39,16 +39,15 @@ class Size:
   head: int
   segment: int
   slots: int
+  searched: int
   tokens: int
   peak: float = 3e-3
   dtype: str = 'float32'
 
 
-def memories(segment: int, slots: int, cell: int = -2) -> dict[str, Memory]:
-  """For segments of a length; caches and searched memories have `slots`.
-
-  The state cell is on layer `cell`.
-  """
+def memories(size: Size, cell: int = -2) -> dict[str, Memory]:
+  """By name; the state cell is on layer `cell`."""
+  segment, slots = size.segment, size.slots
   near = XLCache(segment)
   return {
     'none': Memory(),
@@ -66,8 +65,8 @@ def memories(segment: int, slots: int, cell: int = -2) -> dict[str, Memory]:
     'gated delta': GatedDelta(),
     'gated delta, hybrid': OnLayers((-1,), near, GatedDelta()),
     'gated linear': GatedLinear(),
-    'retrieval': OnLayers((-1,), Retrieval(slots, 8), Memory()),
-    'dense retrieval': OnLayers((-1,), DenseRetrieval(slots), Memory()),
+    'retrieval': OnLayers((-1,), Retrieval(size.searched, 8), Memory()),
+    'dense retrieval': OnLayers((-1,), DenseRetrieval(size.searched), Memory()),
     'sinks': SinkCache(slots, 4),
     'melodi': OnLayers(
       (1,),

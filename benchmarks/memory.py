@@ -33,8 +33,8 @@ from lctx.models.decoder import Decoder
 from lctx.training import flops
 from lctx.types import segment_coords
 
-SMALL = Size(4, 128, 32, segment=128, slots=512, tokens=2048)
-LARGE = Size(14, 768, 64, 512, slots=2048, tokens=8192, dtype='bfloat16')
+SMALL = Size(4, 128, 32, 128, slots=512, searched=512, tokens=2048)
+LARGE = Size(14, 768, 64, 512, 2048, 2048, 8192, dtype='bfloat16')
 WRITTEN, BLOCK = 64, 10_240  # tokens: of one decoding, of a stretch of stream
 COLUMNS = (
   'memory',
@@ -51,7 +51,7 @@ COLUMNS = (
 
 
 def case_of(name: str, size: Size) -> Case:
-  memory = memories(size.segment, size.slots)[name]
+  memory = memories(size)[name]
   model = model_with(memory, size, VOCABULARY)
   return Case(name, model, size.tokens // size.segment, size.segment)
 
@@ -166,7 +166,7 @@ def _share(x: dict, first: dict, name: str) -> float:
 
 def program() -> None:
   """The command line; its flags are defined only where it is the program."""
-  every = memories(SMALL.segment, SMALL.slots)
+  every = memories(SMALL)
   memory = flags.DEFINE_multi_enum('memory', None, [*every], 'none: all.')
   rounds = flags.DEFINE_integer('rounds', 5, 'Turns.', lower_bound=1)
   stream = flags.DEFINE_integer('stream', 1_000_000, 'Tokens; 0: no stream.')

@@ -1,11 +1,12 @@
 """Texts that ask for what was said many segments before.
 
 The first segment says eight values, each with a key of two tokens behind it;
-segments of the same kind follow, whose values nobody asks for; the last segment
-asks for all eight by their keys, in another order. Keys of tests occur in no
-text of training.
+segments that look the same follow, with values under other keys that nobody
+asks for, which only the question can tell; the last segment asks for the first
+eight by their keys, in another order. Keys of tests occur in no text of
+training.
 
-    SAY value first second ...  OTHER value first second ...  ASK ? first second
+    SAY value first second ...  SAY value first second ...  ASK ? first second
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from lctx.types import Batch
 
 PAIRS, VALUES, HALF = 8, 32, 16  # a key is two of HALF tokens
 FIRST, SECOND = VALUES, VALUES + HALF
-SAY, OTHER, ASK, BLANK = (VALUES + 2 * HALF + i for i in range(4))
+SAY, ASK, BLANK = (VALUES + 2 * HALF + i for i in range(3))
 VOCAB, SEGMENT, CHANCE = BLANK + 1, 4 * PAIRS, 1 / VALUES
 HELD_OUT = 64  # of all keys, for tests
 ASKED = slice(3 - SEGMENT, None, 4)  # the tokens whose targets are answers
@@ -54,8 +55,8 @@ class Recall:
     said = np.concatenate([asked, between, asked_again], axis=1)
     blank = np.full((rows, PAIRS), BLANK)
     values = np.concatenate([values, blank], axis=1)
-    mark = np.full(said.shape, OTHER)
-    mark[:, :PAIRS], mark[:, -PAIRS:] = SAY, ASK
+    mark = np.full(said.shape, SAY)
+    mark[:, -PAIRS:] = ASK
     tokens = np.stack(
       [mark, values, FIRST + said // HALF, SECOND + said % HALF], axis=2
     ).reshape(rows, -1)

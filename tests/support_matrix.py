@@ -181,7 +181,7 @@ def helped(books: list[dict], recall: list[dict]) -> str:
   lines.append('|---' * len(HELPS_COLUMNS) + '|')
   models = {x['model']: x for x in books if x['ways']}
   for name in dict.fromkeys([*models, *(x['memory'] for x in recall)]):
-    held = [x['held'] for x in recall if x['memory'] == name]
+    held = [learning.held(x) for x in recall if x['memory'] == name]
     entries = ['', '', '']
     if found := models.get(name):
       rival = books_report.over(found, books_report.window_of(found, books))

@@ -15,7 +15,7 @@ from benchmarks.memories import Size, memories
 from lctx.memory import SinkCache, Together, Tokens, XLCache
 
 SEGMENT, SEGMENTS, FIRST = 4, 18, 6
-SIZE = Size(1, 32, 32, SEGMENT, slots=2 * SEGMENT, tokens=128)
+SIZE = Size(1, 32, 32, SEGMENT, 2 * SEGMENT, 8 * SEGMENT, tokens=128)
 
 
 @pytest.fixture(scope='module')
@@ -86,7 +86,7 @@ def test_a_reach_is_what_is_attended_to_as_it_was():
   assert books.reach(SinkCache(8, 1), SEGMENT) == 2
   assert books.reach(Together(XLCache(4), Tokens(2)), SEGMENT) == 1
   assert books.reach(Tokens(2), SEGMENT) == 0
-  found = {n: books.reach(m, SEGMENT) for n, m in memories(SEGMENT, 8).items()}
+  found = {n: books.reach(m, SEGMENT) for n, m in memories(SIZE).items()}
   assert found['compressive'] == found['state cell'] == 1
   assert found['gated delta, hybrid'] == 1 and found['xl'] == 2
   assert found['infini'] == found['retrieval'] == found['none'] == 0

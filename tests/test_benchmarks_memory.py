@@ -34,7 +34,7 @@ def test_every_answer_was_said_as_many_segments_before(gap):
   parts = batch.tokens.reshape(5, gap + 1, PAIRS, 4)
   for row in range(5):
     said = {tuple(p[2:]): p[1] for p in parts[row, 0].tolist()}
-    assert len(said) == PAIRS and (parts[row, 0, :, 0] == SAY).all()
+    assert len(said) == PAIRS and (parts[row, :-1, :, 0] == SAY).all()
     for number, pair in enumerate(parts[row, -1].tolist()):
       assert pair[:2] == [ASK, BLANK]
       asked = gap * SEGMENT + 4 * number + 3
@@ -70,15 +70,24 @@ def test_a_table_has_what_was_learned_and_how_far_it_holds(monkeypatch):
   monkeypatch.setattr(learning, 'SIZE', size)
   monkeypatch.setattr(learning, 'ROWS', 2)
   found = learning.learned('xl', XLCache(SEGMENT), 0, minutes=1)
-  assert found['trained'] == 2 and found['held'] == 0 and found['steps'] == 2
+  assert found['trained'] == 2 and found['steps'] == 2
   cells = learning.row(found)
   assert len(cells) == len(learning.COLUMNS) - 4  # of seven gaps, three
   assert [x['gap'] for x in found['stages']] == [1, 2]
 
 
+def test_a_gap_is_held_where_none_before_it_is_lost():
+  def held(*accuracies):
+    gaps = map(str, learning.BEYOND)
+    return learning.held({'accuracy': dict(zip(gaps, accuracies))})
+
+  assert held(1, 0.95, 0.9, 0.89, 0.95, 0, 0) == 4
+  assert held(0.5, 1, 1, 1, 1, 1, 1) == 0
+
+
 @pytest.mark.parametrize('size', [learning.SIZE, memory.SMALL, memory.LARGE])
 def test_every_memory_of_the_benchmarks_makes_a_model(size):
-  for name, one in memories(size.segment, size.slots).items():
+  for name, one in memories(size).items():
     model = model_with(one, size, VOCAB)
     assert model.remembers == (name != 'none')
     assert model.compute.dtype == size.dtype
@@ -88,7 +97,7 @@ def test_every_memory_of_the_benchmarks_makes_a_model(size):
 def test_what_memories_cost_is_measured_beside_the_first(monkeypatch):
   monkeypatch.setattr(memory, 'WRITTEN', 8)
   monkeypatch.setattr(memory, 'BLOCK', 64)
-  size = Size(1, 32, 32, segment=16, slots=32, tokens=32)
+  size = Size(1, 32, 32, 16, slots=32, searched=32, tokens=32)
   found = memory.measured(['xl', 'infini'], size, rounds=1, tokens=128)
   assert [len(x['stream_seconds']) for x in found] == [2, 2]
   assert found[1]['carry_bytes'] < found[0]['carry_bytes']
