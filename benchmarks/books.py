@@ -7,16 +7,18 @@ FOLDER holds a text a book, and `index.tsv`, whose columns `file` and `split`
 say which of them train (`train`) and which are read (all others). The same
 small model, bytes in segments of 128, learns with one memory after another;
 'none' is the twin without, and windows of 256 to 1,024 bytes have no memory
-but a longer look. All see as many bytes of text. --large is for a GPU: 100M
-parameters in bfloat16, segments of 512 and windows of 1,024 to 4,096.
+but a longer look. All see the same text once, an excerpt of every book that
+trains, in shuffled order. --large is for a GPU: 100M parameters in bfloat16,
+segments of 512 and windows of 1,024 to 4,096.
 
 Then each reads the beginnings of the other books with its memory, and in
 several other ways (`Way`), side by side. What attention looks at directly is
-its reach; a gain at a distance is what text of more than so many segments
-beyond that reach brings. A memory helps where the text two segments beyond
-brings something, against none and against that of another book, and where it
-beats the plain window that costs as many operations a token, or more. Intervals
-resample books.
+its reach, what retrieval searches is not; a gain at a distance is what text of
+more than so many segments beyond that reach brings. A memory helps where the
+text two segments beyond brings something, against none and against that of
+another book, and where it beats its twin and the plain windows up to the first
+that costs as many operations a token. Intervals resample books: they are those
+of the text, not of another training.
 """
 
 import dataclasses
@@ -118,7 +120,8 @@ def config_of(name: str, size: Size, corpus: Path, steps: int) -> lctx.Config:
       stack=dataclasses.replace(model.stack, initializer_range=None),
     ),
     data=lctx.Lanes(
-      lctx.Text(str(corpus)), lctx.Bytes(), rows, window, segments
+      lctx.Text(str(corpus), lctx.ByName()),
+      *(lctx.Bytes(), rows, window, segments),
     ),
     optimizer=lctx.Adam(size.peak, lctx.Cosine(warmup=50), clip=1.0),
     train=lctx.Training(
@@ -129,10 +132,13 @@ def config_of(name: str, size: Size, corpus: Path, steps: int) -> lctx.Config:
   )
 
 
-def shelves(books: Path, workdir: Path, length: int) -> tuple[Path, np.ndarray]:
-  """A folder of the books that train; the others' beginnings, [books, length].
+def shelves(
+  books: Path, workdir: Path, size: Size, steps: int
+) -> tuple[Path, np.ndarray]:
+  """A folder of excerpts that train; the other books' beginnings, as bytes.
 
-  Raises UserError where FOLDER is none of texts, or a text is too short.
+  The excerpts together are what `steps` read; two more are there to validate.
+  Raises UserError where FOLDER is none of texts, or a book is too short.
   """
   index = books / 'index.tsv'
   lines = index.read_text('utf-8').splitlines() if index.is_file() else []
@@ -143,15 +149,28 @@ def shelves(books: Path, workdir: Path, length: int) -> tuple[Path, np.ndarray]:
       'a folder of texts, and these columns of its index.tsv say which train.'
     )
   split = {x[head.index('file')]: x[head.index('split')] for x in rows}
-  folder = workdir / 'train'
+  train = [name for name in sorted(split) if split[name] == 'train']
+  if len(train) < 3:
+    raise lctx.UserError(
+      f'{index} has {len(train)} books that train, and 3 are needed at least.'
+    )
+  length = -(-steps * size.tokens // (len(train) - 2))
+  folder = workdir / f'train-{length}'
   folder.mkdir(parents=True, exist_ok=True)
-  others = []
-  for name in sorted(split):
-    if split[name] != 'train':
-      others.append(_beginning(books / name, length))
-    elif not (folder / name).exists():
-      (folder / name).symlink_to((books / name).absolute())
+  order = np.random.default_rng(0).permutation(train)
+  names = ['valid.txt', 'test.txt', *(f'{i:03}.txt' for i in range(len(train)))]
+  for name, book in zip(names, order):
+    (folder / name).write_bytes(_excerpt(books / book, length))
+  length = READ * size.segment
+  others = [_beginning(books / x, length) for x in sorted({*split} - {*train})]
   return folder, np.stack(others)
+
+
+def _excerpt(book: Path, length: int) -> bytes:
+  """From a line in the middle of a book; less where it has less."""
+  text = book.read_bytes()
+  first = max(0, len(text) - length) // 2
+  return text[first and text.find(b'\n', first) + 1 :][:length]
 
 
 def _beginning(book: Path, length: int) -> np.ndarray:
@@ -276,7 +295,7 @@ def program() -> None:
     logging.getLogger('lctx').setLevel(logging.WARNING)
     print(timing.heading(timing.machine()))
     folder = Path(workdir.value)
-    shelved = shelves(Path(books.value), folder, READ * size.segment)
+    shelved = shelves(Path(books.value), folder, size, steps.value)
     found = timing.known(path.value)
     if other := {x['steps'] for x in found} - {steps.value}:
       raise lctx.UserError(

@@ -26,7 +26,7 @@ BY_DISTANCE = (
   '8 beyond',
   '2 beyond, forgotten',
 )
-AGAINST = ('memory', 'MFLOPs', 'swap', 'none', 'twin', 'window', 'its gain', '')
+AGAINST = ('memory', 'MFLOPs', 'swap', 'none', 'twin', 'rival', 'its gain', '')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +57,17 @@ def of_way(found: dict, name: str) -> Gain:
   return gain(way['bits'], found['own'][str(way['period'])])
 
 
-def window_of(found: dict, every: list[dict]) -> dict | None:
-  """The plain window that costs as much or more, and least of such."""
-  plain = [x for x in every if not x['ways'] and x['model'] != 'none']
-  enough = [x for x in plain if x['flops'] >= found['flops']]
-  return min(enough, key=lambda x: x['flops'], default=None)
+def rivals(found: dict, every: list[dict]) -> list[dict]:
+  """Plain models, from the twin to the first that costs as much; or none."""
+  plain = sorted((x for x in every if not x['ways']), key=lambda x: x['flops'])
+  dear = [i for i, x in enumerate(plain) if x['flops'] >= found['flops']]
+  return plain[: dear[0] + 1] if dear else []
+
+
+def rival(found: dict, every: list[dict]) -> dict | None:
+  """The best of them."""
+  some = rivals(found, every)
+  return min(some, key=lambda x: np.mean(x['own']['1']), default=None)
 
 
 def over(found: dict, plain: dict | None) -> Gain | None:
@@ -71,10 +77,10 @@ def over(found: dict, plain: dict | None) -> Gain | None:
 
 def verdict(found: dict, every: list[dict]) -> str:
   """'helps', 'runs, does not help yet', or '' where it is not known."""
-  rival = over(found, window_of(found, every))
-  if rival is None:
+  plain = [over(found, x).low for x in rivals(found, every)]
+  if not plain:
     return ''
-  lows = [*(of_way(found, name).low for name in FAR), rival.low]
+  lows = [*(of_way(found, name).low for name in FAR), *plain]
   return 'helps' if min(lows) > 0 else 'runs, does not help yet'
 
 
@@ -88,15 +94,15 @@ def table(every: list[dict]) -> str:
     if not x['ways']:
       plain.append((x['model'], x['steps'], x['seconds'], bits, costs))
       continue
-    window = window_of(x, every)
+    best = rival(x, every)
     gains = [of_way(x, f'{n} beyond') for n in (1, 2, 4, 8)]
     gains.append(of_way(x, FAR[1]))
     far.append((x['model'], x['reach'], x['steps'], x['seconds'], bits, *gains))
     against.append(
       (
         *(x['model'], costs, of_way(x, 'swap'), of_way(x, 'none')),
-        *(over(x, twin), window and window['model'].split()[-1]),
-        *(over(x, window), verdict(x, every)),
+        *(over(x, twin), best and best['model']),
+        *(over(x, best), verdict(x, every)),
       )
     )
   without = ('without memory', 'steps', 'seconds', 'bits/byte', 'MFLOPs')

@@ -71,8 +71,9 @@ HELPS = """
 "On text": a small model with this memory, on novels it was not trained on
 (`python -m benchmarks.books`). It helps where text two segments beyond what
 attention reaches brings something, over that of another book and over none, and
-where it beats the plain window that costs as many operations a token, or more;
-intervals (95 %) resample books. "Recall": the longest gap, in segments, over
+where it beats its twin and the plain windows up to the first that costs as many
+operations a token; intervals (95 %) resample books, of one training each.
+"Recall": the longest gap, in segments, over
 which values are found by keys never seen, nine of ten, the median of seeds; no
 model was trained on more than {trained}, none is asked over more than {asked}
 (`python -m benchmarks.learning`). [The log](log.md) has commands, tables and
@@ -80,7 +81,7 @@ pictures, [`measured`](measured) every number.
 
 """
 HELPS_COLUMNS = (
-  *('', 'on text', 'two segments beyond its reach', 'over the window'),
+  *('', 'on text', 'two segments beyond its reach', 'over plain models'),
   'recall',
 )
 AXES = {'position': grid.POSITIONS, 'pattern': grid.PATTERNS}
@@ -184,7 +185,7 @@ def helped(books: list[dict], recall: list[dict]) -> str:
     held = [learning.held(x) for x in recall if x['memory'] == name]
     entries = ['', '', '']
     if found := models.get(name):
-      rival = books_report.over(found, books_report.window_of(found, books))
+      rival = books_report.over(found, books_report.rival(found, books))
       entries = [
         books_report.verdict(found, books) or 'no window costs as much',
         books_report.of_way(found, '2 beyond'),
