@@ -53,7 +53,8 @@ class Loaded:
     Raises:
       ValueError: a prompt that the tokenizer cannot spell, or too long a text
         for absolute positions.
-      UserError: `after` is the memory of another model.
+      UserError: `after` is the memory of another model, or what the model
+        makes of the text is not finite.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
     tokens = self.stream(
@@ -141,6 +142,7 @@ class Loaded:
 
       read = self.model, self.params, [ids], segment, after
       _, state = reading.read(*read, told)
+    reading.check_finite(state)
     text_hash = memory_file.grown(text_hash, ids)
     return Remembered(state, known + len(ids), text_hash, self.maker)
 

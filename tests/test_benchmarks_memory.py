@@ -77,12 +77,12 @@ def test_a_table_has_what_was_learned_and_how_far_it_holds(monkeypatch):
 
 
 def test_a_gap_is_held_where_none_before_it_is_lost():
-  def held(*accuracies):
-    gaps = map(str, learning.BEYOND)
-    return learning.held({'accuracy': dict(zip(gaps, accuracies))})
+  def held(trained, *accuracies):
+    by_gap = dict(zip(map(str, learning.BEYOND), accuracies))
+    return learning.held({'trained': trained, 'accuracy': by_gap})
 
-  assert held(1, 0.95, 0.9, 0.89, 0.95, 0, 0) == 4
-  assert held(0.5, 1, 1, 1, 1, 1, 1) == 0
+  assert held(2, 0.8, 0.95, 0.9, 0.89, 0.95, 0, 0) == 4
+  assert held(0, 0.5, 1, 1, 1, 1, 1, 1) == 0
 
 
 @pytest.mark.parametrize('size', [learning.SIZE, memory.SMALL, memory.LARGE])

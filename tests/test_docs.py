@@ -216,6 +216,7 @@ def test_a_page_says_of_each_memory_whether_it_helps():
   recall = [
     {
       'memory': 'xl',
+      'trained': 1,
       'accuracy': {str(gap): float(gap <= held) for gap in learning.BEYOND},
     }
     for held in (2, 8, 4)

@@ -20,6 +20,7 @@ from lctx.generation.reading import (
   State,
   advance,
   begin,
+  broken,
   check_tokens,
   filled_of,
   piece_width,
@@ -103,7 +104,8 @@ def score(
   `after` what was read before, nats of all ids. Read by the segments that
   `generate` reads by, `width` tokens at a time, at most a segment; None = as
   many as is fastest. Raises ValueError for fewer than two tokens, or none after
-  others, and for a token outside the vocabulary.
+  others, and for a token outside the vocabulary; UserError where a loss is not
+  finite.
   """
   if after is not None and not len(ids):
     raise ValueError(
@@ -130,7 +132,11 @@ def score(
     hidden, state = read_piece(reader, state, piece)
     row = np.asarray(_nll(reader, hidden, target.tokens_BT))
     nll.append(row[target.document_BT >= 0])
-  return np.concatenate(nll)
+  found = np.concatenate(nll)
+  if not np.isfinite(found).all():
+    first = np.isfinite(found).argmin()
+    raise UserError(broken(f'The losses from token {first:,} on are'))
+  return found
 
 
 def _tokens(model: Decoder, params: Params, request: Request, segment: int):
@@ -139,11 +145,8 @@ def _tokens(model: Decoder, params: Params, request: Request, segment: int):
   turns = itertools.islice(endless, request.max_new_tokens)
   for turn, tokens_B in enumerate(turns):
     if (tokens_B == NOT_FINITE).any():
-      raise UserError(
-        f"The model's probabilities after {turn} new tokens are not finite "
-        'numbers: its parameters are damaged, or it diverged in training. Use '
-        'an earlier checkpoint.'
-      )
+      after = f"The model's probabilities after {turn} new tokens are"
+      raise UserError(broken(after))
     if (tokens_B == EMPTY).all():
       return
     yield tokens_B

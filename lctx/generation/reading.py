@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from lctx.errors import UserError
 from lctx.generation.sampling import mark
 from lctx.models.decoder import Decoder
 from lctx.positions.base import Score
@@ -114,6 +115,22 @@ def read(
     _, state = read_piece(reader, state, piece)
     told(int((piece.document_BT >= 0).any(axis=0).sum()), state)
   return reader, state
+
+
+def check_finite(state: State) -> None:
+  """Raises UserError where what is remembered is not finite."""
+  leaves = jax.tree.leaves(state)
+  numbers = [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+  if not all(bool(jnp.isfinite(x).all()) for x in numbers):
+    raise UserError(broken('What the model remembers of this text is'))
+
+
+def broken(what: str) -> str:
+  """What to say of a model some of whose numbers are not finite."""
+  return (
+    f'{what} not finite: its parameters are damaged, it diverged in training, '
+    'or its memory has overflowed. Use an earlier checkpoint.'
+  )
 
 
 def filled_of(after: Remembered | None, segment: int) -> int:

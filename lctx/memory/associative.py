@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lctx.memory.affine import safe_ratio
 from lctx.memory.base import Memory, check_sees_all
 from lctx.memory.held import Held, nowhere, place, where
 from lctx.memory.tokens import PUBLISHED, Learned, check_count
@@ -109,7 +110,7 @@ def recalled(matrix: Array, z_BP: Array, q_BTP: Array) -> Array:
   """q M / (q z + epsilon): [B, T, D]."""
   sums = jnp.einsum('btp,bpd->btd', q_BTP, matrix)
   weights = jnp.einsum('btp,bp->bt', q_BTP, z_BP)[..., None]
-  return sums / (weights + EPSILON)
+  return safe_ratio(sums, weights + EPSILON)
 
 
 def rewritten(

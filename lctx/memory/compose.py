@@ -160,10 +160,6 @@ class OnLayers(Memory):
       )
 
   @property
-  def attends(self):
-    return self.memory.attends or self.others.attends
-
-  @property
   def length(self):
     return max(self.memory.length, self.others.length)
 
@@ -189,10 +185,6 @@ class OnLayers(Memory):
   def check_segment(self, segment, field):
     for memory in (self.memory, self.others):
       memory.check_segment(segment, field)
-
-  def check(self, sizes, pattern, heads):
-    for memory in (self.memory, self.others):
-      memory.check(sizes, pattern, heads)
 
   def for_inference(self):
     return dataclasses.replace(

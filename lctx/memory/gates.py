@@ -7,6 +7,7 @@ the first two.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -25,6 +26,7 @@ class MemoryGate:
   gradient at once, and all else has one as soon as it has moved.
   """
 
+  of_heads: ClassVar[bool] = False  # it has no number for states
   zero_start: bool = False
 
   def change(
@@ -76,13 +78,13 @@ class HeadGate(MemoryGate):
   more is new. Weight decay keeps it from moving; it has none.
   """
 
+  of_heads: ClassVar[bool] = True
   start: float = 0.0
 
   def __post_init__(self):
     _check_start(self)
 
   def change(self, param, kept, new, by):
-    assert kept.ndim == 4, 'only heads have one gate for each'
     start = nn.initializers.constant(self.start)
     bias_N = param('bias', kept.shape[2:3], ('heads',), start)
     share_11N1 = nn.sigmoid(bias_N.astype(kept.dtype))[None, None, :, None]

@@ -5,7 +5,6 @@ Hutchins et al. 2022 (Block-Recurrent Transformers), section 3.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -56,6 +55,13 @@ class StateCell(Memory):
       raise ValueError(
         f"model.memory.cell = {self.cell!r} is no cell. Use 'dual', 'single' "
         "or 'skip'."
+      )
+
+    if self.gate.of_heads:
+      raise ValueError(
+        f'model.memory.gate = {type(self.gate).__name__.lower()} has a number '
+        'for each head, and states have none. Use elementgate, fullgate or '
+        'lstmgate.'
       )
 
   def heads(self, num_heads):
@@ -200,11 +206,6 @@ class ProjectedStateCell(StateCell):
 
   def _held(self, param, carry, sizes):
     return carry.states[1]
-
-  def _first(self, param, carry, begins_BT, sizes):
-    nothing = jax.tree.map(jnp.zeros_like, carry.states[1])
-    started = super()._first(param, carry, begins_BT, sizes)
-    return jax.lax.cond(begins_BT.any(), lambda: started, lambda: nothing)
 
 
 def _source(q, k, v, q_at, k_at):

@@ -46,9 +46,9 @@ class Decoder(Recurrent):
     self.heads.check(sizes)
     self.position.check(sizes)
     self.pattern.check_heads(sizes.num_heads)
-    self.memory.check(sizes, self.pattern, self.heads)
     kernel.check_dropout(self.dropout.attention)
     for run in self.runs:
+      run.memory.check(sizes, self.pattern, self.heads)
       name = type(run.memory).__name__.lower()
       near, *far = run.memory.patterns(self.pattern)
       kernel.check(near)

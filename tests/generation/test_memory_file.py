@@ -13,10 +13,14 @@ from lctx.data.byte_codec import ByteCodec
 from lctx.generation import reading
 from lctx.generation.memory_file import check_writable, grown
 from lctx.memory import (
+  Associative,
   Compressive,
+  DenseRetrieval,
   GatedDelta,
+  GatedLinear,
   HeadGate,
   Infini,
+  Melodi,
   Memory,
   MostUsed,
   OnLayers,
@@ -81,6 +85,9 @@ def same(found, wanted, close):
     GatedDelta(chunk=5, gate=HeadGate()),
     SinkCache(9, 2),
     OnLayers((1,), Together(XLCache(5), Retrieval(24, 3)), Infini()),
+    OnLayers((0,), GatedLinear(gate=HeadGate()), Infini(delta=True)),
+    OnLayers((1,), Melodi(8, 2, 4, 2), Melodi(8, 2)),
+    Together(DenseRetrieval(12), Associative(2, 4)),
   ],
   ids=lambda memory: type(memory).__name__,
 )

@@ -2,8 +2,9 @@
 
 A document is read by itself, segment by segment and layer by layer, token by
 token where an equation speaks of tokens. So nothing has to be reset, masked or
-cut in turns. Layers are pre-norm, without positions; parameters bear the names
-they have in lctx, of which nothing is imported.
+cut in turns. Layers are pre-norm; distances cost what they do in ALiBi where a
+memory says how far off its states are, nothing elsewhere; parameters bear the
+names they have in lctx, of which nothing is imported.
 """
 
 import numpy as np
@@ -81,9 +82,14 @@ def softmax_mean(logits, values):
   return weights @ values / weights.sum()
 
 
-def attend(q_H, k_SH, v_SH):
+def attend(q_H, k_SH, v_SH, cost_S=0.0):
   """One query of one head."""
-  return softmax_mean(k_SH @ q_H / np.sqrt(len(q_H)), v_SH)
+  return softmax_mean(k_SH @ q_H / np.sqrt(len(q_H)) - cost_S, v_SH)
+
+
+def slope(head, heads):
+  """What a step costs in ALiBi."""
+  return 2.0 ** (-8 * (head + 1) / heads)
 
 
 def each(q_TNH, one):
@@ -168,18 +174,24 @@ class Compressive(Nothing):
     self.usage = [0.0] * self.recent
 
   def look(self, h, q, k, v):
-    states = [s for s in self.old + self.mem if s is not None]
+    both = self.old + self.mem
+    states = [s for s in both if s is not None]
+    places = [i - len(both) for i, s in enumerate(both) if s is not None]
+    places = np.array([*places, *range(len(q))])
     self.weights = np.zeros(len(states) + len(q))
     if states:
       old_k, old_v = self.keys_and_values(np.stack(states))
       k, v = np.concatenate([old_k, k]), np.concatenate([old_v, v])
 
+    heads = q.shape[1]
+
     def one(t, n, q):
       stop = len(states) + t + 1
-      logits = k[:stop, n] @ q / np.sqrt(len(q))
+      cost = slope(n, heads) * (t - places[:stop])
+      logits = k[:stop, n] @ q / np.sqrt(len(q)) - cost
       weights = np.exp(logits - logits.max())
       self.weights[:stop] += weights / weights.sum()
-      return attend(q, k[:stop, n], v[:stop, n])
+      return attend(q, k[:stop, n], v[:stop, n], cost)
 
     return each(q, one)
 
@@ -476,7 +488,6 @@ class Sinks(Nothing):
   def look(self, h, q, k, v):
     known, self.past = self.past, [*self.past, *zip(k, v)]
     heads = q.shape[1]
-    slopes = [2.0 ** (-8 * (n + 1) / heads) for n in range(heads)]
 
     def one(t, n, q):
       cache = self.past[: len(known) + t + 1]
@@ -484,8 +495,7 @@ class Sinks(Nothing):
         cache = cache[: self.sinks] + cache[-self.recent :]
       k, v = (np.stack([pair[i][n] for pair in cache]) for i in range(2))
       back = len(cache) - 1 - np.arange(len(cache))
-      logits = k @ q / np.sqrt(len(q)) - slopes[n] * back
-      return softmax_mean(logits, v)
+      return attend(q, k, v, slope(n, heads) * back)
 
     return each(q, one)
 
@@ -525,7 +535,7 @@ class Associative(Nothing):
   """Rodkin et al. 2024, one memory token's write after the other in effect."""
 
   around = Behind
-  degree = 2
+  degree = 3
 
   def begin(self):
     self.matrix = self.z = None
@@ -560,7 +570,10 @@ class Associative(Nothing):
 
 
 class Melodi(Nothing):
-  """Chen et al. 2024, section 3; weights by the place in the segment."""
+  """Chen et al. 2024, section 3; weights by the place in the segment.
+
+  The short memory lies before the segment, the long one nowhere.
+  """
 
   around, segment = Behind, 6
   long = 0
@@ -572,14 +585,15 @@ class Melodi(Nothing):
     if self.short is not None:
       old_k, old_v = self.keys_and_values(self.short)
       k, v = np.concatenate([old_k, k]), np.concatenate([old_v, v])
-    before = len(k) - len(q)
+    before, heads = len(k) - len(q), q.shape[1]
     far = None
     if self.kept:
       far = [*self.keys_and_values(np.stack(self.kept))]
 
     def one(t, n, q):
       stop = before + t + 1
-      seen = attend(q, k[:stop, n], v[:stop, n])
+      cost = slope(n, heads) * (stop - 1 - np.arange(stop))
+      seen = attend(q, k[:stop, n], v[:stop, n], cost)
       if far is None:
         return seen
       share = sigmoid(self.p['gate_bias'][n])

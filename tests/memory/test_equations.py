@@ -60,14 +60,17 @@ MEMORIES = {
   'dense retrieval': (DenseRetrieval(16), oracle.DenseRetrieval),
   'sinks': (SinkCache(7, 2), oracle.Sinks),
   'tokens': (Tokens(2), oracle.Tokens),
-  'associative': (Associative(3, 4, 2), oracle.Associative),
+  'associative': (Associative(3, 4), oracle.Associative),
   'melodi': (Melodi(SEGMENT, 3), oracle.Melodi),
   'melodi, long': (Melodi(SEGMENT, 3, 8, 2), oracle.MelodiLong),
 }
 
 
+PLACED = SinkCache, Compressive, Melodi  # they say how far off their states are
+
+
 def model_with(memory):
-  position = Alibi() if isinstance(memory, SinkCache) else NoPosition()
+  position = Alibi() if isinstance(memory, PLACED) else NoPosition()
   model = tiny.transformer_xl(
     width=oracle.WIDTH, pre_norm=True, position=position
   )

@@ -11,6 +11,8 @@ import pytest
 import tiny
 from test_equations import MEMORIES, SEGMENT, model_with
 
+from lctx.errors import UserError
+from lctx.generation import decode, reading
 from lctx.memory import (
   Associative,
   DenseRetrieval,
@@ -23,6 +25,7 @@ from lctx.memory import (
   Infini,
   LstmGate,
   Memory,
+  OnLayers,
   Retrieval,
   Segment,
   SinkCache,
@@ -38,6 +41,7 @@ from lctx.memory.base import Layer
 from lctx.memory.infini import features
 from lctx.memory.infini import recalled as mean_of_past
 from lctx.models.segments import scan_segments, split
+from lctx.positions import Alibi, NoPosition, Rope
 from lctx.types import segment_coords
 
 N, H, D = 2, 4, 8
@@ -417,7 +421,78 @@ def test_a_state_that_overflows_is_no_number_and_not_a_large_one():
   assert np.isnan(got).all()
 
 
+@pytest.mark.parametrize(
+  'memory',
+  [
+    Infini(),
+    Infini(delta=True),
+    Associative(2, 4),
+    GatedDelta(),
+    GatedLinear(),
+  ],
+)
+def test_a_text_after_states_that_overflowed_is_refused(memory):
+  model = model_with(memory)
+  params, ids = tiny.large_params(model), np.asarray(tiny.some_ids(1, 9)[0])
+  _, state = reading.read(model, params, [ids], SEGMENT)
+  reading.check_finite(state)
+
+  def after(size):
+    carry = jax.tree.map(
+      lambda x: x * 0 + size if x.ndim > 3 and x.dtype == jnp.float32 else x,
+      state.carry,
+    )
+    return reading.Remembered(state.replace(carry=carry), len(ids), '', {})
+
+  with pytest.raises(UserError, match='are not finite'):
+    decode.score(model, params, ids, SEGMENT, after=after(3e38))
+  with pytest.raises(UserError, match='remembers of this text is not finite'):
+    reading.check_finite(after(np.inf).state)
+
+
+@pytest.mark.parametrize('position', [Rope(), Alibi()])
+@pytest.mark.parametrize(
+  'memory', [Infini(), Infini(delta=True), Retrieval(18, 3)], ids=str
+)
+def test_what_is_recalled_has_no_position(memory, position, close):
+  """With the gate open to nothing else, one layer behind the first segment."""
+  model = dataclasses.replace(
+    tiny.transformer_xl(depth=1, position=position), memory=memory
+  )
+  params, ids = tiny.large_params(model), tiny.some_ids(2, 3 * SEGMENT)
+  gate = {'memory_gate_bias': jnp.full((1, 2), 20.0)}
+  params = {**params, 'layers': {**params['layers'], **gate}}
+  placed, _ = tiny.loop(model, params, ids, [SEGMENT] * 3)
+  model = dataclasses.replace(model, position=NoPosition())
+  free, _ = tiny.loop(model, params, ids, [SEGMENT] * 3)
+  close(placed[:, SEGMENT:], free[:, SEGMENT:], 1e-4)
+  assert np.abs(placed - free)[:, :SEGMENT].max() > 0.01
+
+
 def test_memories_that_cannot_be_together_say_so():
   with pytest.raises(ValueError, match='two memories that put tokens around'):
     Together(Tokens(2), Associative(2))
   assert Together(XLCache(3), DenseRetrieval(4)).length == 3
+
+
+@pytest.mark.parametrize(
+  'memory, message',
+  [
+    (
+      Together(OnLayers((0,), GatedDelta(), XLCache(4)), Infini()),
+      'lets the layer attend to nothing',
+    ),
+    (
+      Together(OnLayers((0,), XLCache(4, same_length=True)), Tokens(2)),
+      'hides some of a segment',
+    ),
+  ],
+)
+def test_what_cannot_be_on_one_layer_is_refused_with_the_model(memory, message):
+  with pytest.raises(ValueError, match=message):
+    model_with(memory)
+
+
+def test_a_cell_refuses_a_gate_of_heads():
+  with pytest.raises(ValueError, match='headgate has a number for each head'):
+    StateCell(gate=HeadGate())

@@ -9,6 +9,7 @@ import pytest
 import tiny
 from test_equations import MEMORIES, SEGMENT, model_with
 
+from lctx.checkpoint import Checkpoints, CheckpointStore
 from lctx.memory import (
   HeadGate,
   Infini,
@@ -39,6 +40,16 @@ def begun(name):
   ids = tiny.some_ids(ROWS, LENGTH)
   _, carry = tiny.loop(model, params, ids, [SEGMENT] * COUNT)
   return model, params, ids, carry
+
+
+@pytest.mark.parametrize('name', KEPT)
+def test_what_is_carried_is_restored_bit_for_bit(name, tmp_path):
+  *_, carry = begun(name)
+  shapes = jax.eval_shape(lambda: carry)
+  with CheckpointStore(tmp_path, Checkpoints()) as store:
+    store.save(1, carry, {})
+    restored = store.restore(shapes).state
+  jax.tree.map(np.testing.assert_array_equal, restored, carry)
 
 
 def read(model, params, ids, carry):
