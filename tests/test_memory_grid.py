@@ -3,8 +3,8 @@
 Read by a scan over segments, with gradients through all of them, every
 parameter has a gradient; a document that begins inside a segment gives what it
 gives alone; and token by token, as generation reads, a model gives the same
-losses. Patterns that look ahead have no
-decoding: a token would see what is not there yet.
+losses. Patterns that look ahead have no decoding: a token would see what is not
+there yet.
 """
 
 import dataclasses
@@ -25,7 +25,11 @@ ROWS, BEGINS = 2, 7
 DOCUMENT = np.zeros((ROWS, grid.LENGTH), np.int32)
 DOCUMENT[1, BEGINS:] = 1
 ALONE = np.where(DOCUMENT == 1, 1, EMPTY)
-CAUSAL = [name for name in grid.PATTERNS if not grid.looks_ahead(name)]
+COVERED = [
+  name
+  for name in grid.PATTERNS
+  if name == 'bidirectional' or not grid.looks_ahead(name)
+]
 
 
 def model_of(position, pattern, memory):
@@ -90,7 +94,7 @@ def pytest_generate_tests(metafunc):
   everything = 'grid' in metafunc.config.option.markexpr.split()
   cells = {
     'test_any_memory_serves_any_position_and_pattern': lambda: grid.with_memory(
-      grid.memory_cells(grid.KINDS, CAUSAL)
+      grid.memory_cells(grid.KINDS, COVERED)
     ),
     'test_every_memory_remembers': lambda: (
       grid.with_memory(grid.memory_cells()) if everything else []

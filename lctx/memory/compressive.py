@@ -77,9 +77,11 @@ class Compressive(Memory):
     return pattern, Causal()
 
   def flops(self, sizes, segment):
-    if not self.compressor.learned:
-      return 0.0
-    return 2.0 * self.compressor.matrices * sizes.width**2
+    heads = sizes.key_heads * sizes.head_width
+    made = 2 * sizes.width * heads / self.rate  # keys and values
+    if self.compressor.learned:
+      made += self.compressor.matrices * sizes.width**2
+    return 2.0 * made
 
   def initial(self, batch, sizes, dtype):
     x = HIDDEN.empty(batch, self.recent, sizes, dtype)

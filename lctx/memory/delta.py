@@ -60,9 +60,14 @@ class GatedDelta(Affine):
   def flops(self, sizes, segment):
     width, heads = sizes.head_width, sizes.num_heads
     chunk = min(self.chunk, segment)
-    states = 4 * width**2 + chunk * 3 * width
+    states = width**2 * (4 + width / chunk) + 2 * chunk * width
+    states += self.correction(chunk, width)
     projected = sizes.width * (heads * width + 2 * heads)
     return 2.0 * (heads * states + projected)
+
+  def correction(self, chunk: int, width: int) -> float:
+    """Products of `correct`, for each token and head."""
+    return 3 * chunk * width + (chunk**2 - 1) / 3
 
   def initial(self, batch, sizes, dtype):
     heads, width = sizes.num_heads, sizes.head_width
@@ -86,12 +91,13 @@ class GatedDelta(Affine):
     tokens, at = layer.tokens, layer.tokens.at
     if not at.length:
       return y, carry
-    inputs = self._inputs(param, before, tokens, layer)
+    channels = _channels(tokens, layer)
+    inputs = self._inputs(param, before, channels, tokens, layer)
     (matrix,), read_BTNH = self._read(held, inputs)
     read_BTNH = self._out(param, read_BTNH, layer).astype(y.dtype)
     carry = (
       Held((matrix,), place(at, held.at)),
-      latest(before, _channels(tokens, layer), at),
+      latest(before, channels, at),
     )
     if self.gate is None:
       return read_BTNH, carry
@@ -100,7 +106,8 @@ class GatedDelta(Affine):
   def summarise(self, param, text, before, layer):
     """Of the tokens alone, and of the few before them that are convolved."""
     _, convolved = before
-    inputs = self._inputs(param, convolved, text, layer)
+    channels = _channels(text, layer)
+    inputs = self._inputs(param, convolved, channels, text, layer)
     chunks = self._chunks(inputs)
     updates = jax.lax.associative_scan(jax.vmap(combine), chunks.update)
     return jax.tree.map(lambda x: x[-1], updates)
@@ -133,10 +140,9 @@ class GatedDelta(Affine):
     cut = cut_in_chunks(inputs, self.chunk)
     return jax.vmap(lambda some: chunk_of(some, self.correct))(cut)
 
-  def _inputs(self, param, before, tokens, layer) -> Inputs:
+  def _inputs(self, param, before, channels, tokens, layer) -> Inputs:
     sizes, at = layer.sizes, tokens.at
     x = layer.norm(tokens.x)
-    channels = _channels(tokens, layer)
     every = convolved(self._kernel(param, sizes), before, channels, at)
     every = nn.silu(every)
     heads, keys = sizes.num_heads, sizes.key_heads
@@ -186,6 +192,9 @@ class GatedLinear(GatedDelta):
 
   A value that is written under a key stays beside those that were before.
   """
+
+  def correction(self, chunk, width):
+    return 0.0
 
   def correct(self, inputs, decay, x):
     width = inputs.v.shape[-1]

@@ -78,9 +78,12 @@ class Melodi(Memory):
       )
 
   def flops(self, sizes, segment):
-    slots = 2 * self.short + self.step * (self.long > 0)
-    mixed = sizes.width * slots * (segment + self.short) / segment
-    return 2.0 * (mixed + 2 * sizes.num_heads * sizes.head_width * self.long)
+    step = self.step * (self.long > 0)
+    mixed = sizes.width * (2 * self.short + step)
+    recalled = 2 * sizes.num_heads * sizes.head_width * self.long
+    projected = 2 * sizes.width * sizes.key_heads * sizes.head_width
+    read = (mixed + recalled) * (segment + self.short)
+    return 2.0 * (read + projected * (self.short + step)) / segment
 
   def initial(self, batch, sizes, dtype):
     return tuple(

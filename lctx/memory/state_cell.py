@@ -69,8 +69,8 @@ class StateCell(Memory):
 
   def flops(self, sizes, segment):
     width, heads = sizes.width, sizes.num_heads * sizes.head_width
-    asked = width * heads + 2 * heads * self.states
-    state = 4 * width * heads + 2 * heads * (self.states + segment)
+    asked = width * heads + 4 * heads * self.states  # these, and learned ones
+    state = 8 * width * heads + 2 * heads * (self.states + segment)
     joined = {
       'dual': 2 * heads * width + 8 * width**2,
       'single': 8 * heads * width + 4 * width**2,
