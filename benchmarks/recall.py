@@ -20,12 +20,14 @@ FIRST, SECOND = VALUES, VALUES + HALF
 SAY, ASK, BLANK = (VALUES + 2 * HALF + i for i in range(3))
 VOCAB, SEGMENT, CHANCE = BLANK + 1, 4 * PAIRS, 1 / VALUES
 HELD_OUT = 64  # of all keys, for tests
-ASKED = slice(3 - SEGMENT, None, 4)  # the tokens whose targets are answers
 
 
 @dataclasses.dataclass(frozen=True)
 class Recall:
-  """Texts of a gap: 1 = asked in the segment behind the one that says it."""
+  """Texts of a gap: 1 = asked in the segment behind the one that says it.
+
+  Of a gap of 0, one segment says half as many, and asks for them.
+  """
 
   gap: int
   held_out: bool = False
@@ -34,34 +36,39 @@ class Recall:
   def segments(self) -> int:
     return self.gap + 1
 
+  @property
+  def pairs(self) -> int:
+    return PAIRS if self.gap else PAIRS // 2
+
+  @property
+  def asked(self) -> slice:
+    """The tokens whose targets are answers."""
+    return slice(3 - 4 * self.pairs, None, 4)
+
   def batch(self, rows: int, seed: int) -> Batch:
     """Each row is a document of its own; only answers count."""
     random = np.random.default_rng((seed, self.gap, self.held_out))
     keys = np.random.default_rng(0).permutation(HALF**2)
     keys = keys[:HELD_OUT] if self.held_out else keys[HELD_OUT:]
+    count, said = self.pairs, self.pairs + max(0, self.gap - 1) * PAIRS
     order = random.random((rows, len(keys))).argsort(axis=1)
-    asked = keys[order[:, :PAIRS]]
-    others = keys[
-      np.take_along_axis(
-        order, random.integers(PAIRS, len(keys), (rows, self.gap * PAIRS)), 1
-      )
-    ]
-    values = random.integers(0, VALUES, (rows, self.gap * PAIRS))
-    again = random.random((rows, PAIRS)).argsort(axis=1)
-    asked_again, answers = (
-      np.take_along_axis(x, again, axis=1) for x in (asked, values[:, :PAIRS])
+    others = random.integers(count, len(keys), (rows, said - count))
+    others = np.take_along_axis(order, others, axis=1)
+    key = keys[np.concatenate([order[:, :count], others], axis=1)]
+    value = random.integers(0, VALUES, (rows, said))
+    again = random.random((rows, count)).argsort(axis=1)
+    asked, answers = (
+      np.take_along_axis(x, again, axis=1) for x in (key[:, :count], value)
     )
-    between = others[:, : (self.gap - 1) * PAIRS]
-    said = np.concatenate([asked, between, asked_again], axis=1)
-    blank = np.full((rows, PAIRS), BLANK)
-    values = np.concatenate([values, blank], axis=1)
-    mark = np.full(said.shape, SAY)
-    mark[:, -PAIRS:] = ASK
+    key = np.concatenate([key, asked], axis=1)
+    value = np.concatenate([value, np.full_like(asked, BLANK)], axis=1)
+    mark = np.full(key.shape, SAY)
+    mark[:, -count:] = ASK
     tokens = np.stack(
-      [mark, values, FIRST + said // HALF, SECOND + said % HALF], axis=2
+      [mark, value, FIRST + key // HALF, SECOND + key % HALF], axis=2
     ).reshape(rows, -1)
     targets, weight = np.zeros_like(tokens), np.zeros(tokens.shape, np.float32)
-    targets[:, ASKED], weight[:, ASKED] = answers, 1
+    targets[:, self.asked], weight[:, self.asked] = answers, 1
     return Batch(
       tokens.astype(np.int32),
       targets.astype(np.int32),

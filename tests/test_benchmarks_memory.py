@@ -47,6 +47,17 @@ def test_every_answer_was_said_as_many_segments_before(gap):
   assert parts.max() < VOCAB
 
 
+def test_a_gap_of_none_says_and_asks_in_one_segment():
+  batch = Recall(0).batch(rows=5, seed=3)
+  assert batch.tokens.shape == (5, SEGMENT)
+  said, asked = np.split(batch.tokens.reshape(5, PAIRS, 4), 2, axis=1)
+  assert (said[..., 0] == SAY).all() and (asked[..., 0] == ASK).all()
+  for row in range(5):
+    values = {tuple(p[2:]): p[1] for p in said[row].tolist()}
+    answers = batch.targets[row][batch.weight[row] > 0].tolist()
+    assert answers == [values[tuple(p[2:])] for p in asked[row].tolist()]
+
+
 def test_no_key_of_a_test_is_in_training():
   seen, asked = (
     keys_of(Recall(8, held_out=held).batch(500, seed=0).tokens)
