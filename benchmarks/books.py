@@ -296,17 +296,14 @@ def program() -> None:
     print(timing.heading(timing.machine()))
     folder = Path(workdir.value)
     shelved = shelves(Path(books.value), folder, size, steps.value)
-    found = timing.known(path.value)
-    if other := {x['steps'] for x in found} - {steps.value}:
-      raise lctx.UserError(
-        f'{path.value} holds models of {sorted(other)} steps, and --steps = '
-        f'{steps.value} makes others. Give another --results and --workdir.'
-      )
+    same = {'steps': steps.value, 'width': size.width}
+    found = timing.known(path.value, **same)
     for name in names:
       if name in {x['model'] for x in found}:
         continue
       print(f'\n{name}', flush=True)
-      found.append(measured(name, size, folder, shelved, steps.value))
+      made = measured(name, size, folder, shelved, steps.value)
+      found.append(made | same)
       timing.append_json(found[-1], path.value)
     print(f'\n{books_report.table(found)}')
     books_report.pictured(found, picture.value)

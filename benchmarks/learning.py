@@ -266,7 +266,7 @@ def program() -> None:
       raise lctx.UserError('benchmarks.learning takes no --config.NAME=VALUE.')
     logging.getLogger('lctx').setLevel(logging.WARNING)
     print(timing.heading(timing.machine()))
-    found = timing.known(path.value)
+    found = timing.known(path.value, minutes=minutes.value)
     done = {(x['memory'], x['seed']) for x in found}
     for seed, name in itertools.product(
       range(seeds.value), memory.value or every

@@ -125,7 +125,7 @@ def program() -> None:
       raise lctx.UserError('benchmarks.lengths takes no --config.NAME=VALUE.')
     logging.getLogger('lctx').setLevel(logging.WARNING)
     print(timing.heading(timing.machine()))
-    found = timing.known(path.value)
+    found = timing.known(path.value, steps=steps.value)
     for length in lengths.value:
       if length in {x['memory'] for x in found}:
         continue

@@ -6,10 +6,11 @@ python -m benchmarks.memory [--memory=NAME ...] [--rounds=5] [--stream=TOKENS]
 One model, of four layers and width 128 (--large: of 100M parameters, for a
 GPU, in bfloat16), with one memory after the other; the first is a
 Transformer-XL cache of as many slots as the others have. Training is a step of
-one segment in all rows, timed in turns. Decoding goes on, one row, from a text
-that has filled every buffer. The stream is read in one unbroken carry, segment
-by segment: what its last tokens take, and what the first took once buffers were
-full.
+four segments in all rows, with gradients through all of them, timed in turns.
+Decoding goes on, one row, from a text of twice as many tokens as slots, for one
+segment and what closes it. The stream is read in one unbroken carry, segment by
+segment: 10,240 tokens once buffers are full, and at its end, medians of five
+such stretches.
 """
 
 import functools
@@ -33,9 +34,9 @@ from lctx.models.decoder import Decoder
 from lctx.training import flops
 from lctx.types import segment_coords
 
-SMALL = Size(4, 128, 32, 128, slots=512, searched=512, tokens=2048)
-LARGE = Size(14, 768, 64, 512, 2048, 2048, 8192, dtype='bfloat16')
-WRITTEN, BLOCK = 64, 10_240  # tokens: of one decoding, of a stretch of stream
+SMALL = Size(4, 128, 32, 128, slots=512, searched=512, tokens=4096)
+LARGE = Size(14, 768, 64, 512, 2048, 2048, 16_384, dtype='bfloat16')
+SEGMENTS, BLOCK = 4, 10_240  # of a step; tokens of a stretch of the stream
 COLUMNS = (
   'memory',
   'train tokens/s',
@@ -44,8 +45,8 @@ COLUMNS = (
   'decode tokens/s',
   'of xl',
   'carry KiB',
-  'stream: first 10k, s',
-  'last 10k, s',
+  '10k of stream at first, s',
+  'at last, s',
   'last / first',
 )
 
@@ -53,7 +54,9 @@ COLUMNS = (
 def case_of(name: str, size: Size) -> Case:
   memory = memories(size)[name]
   model = model_with(memory, size, VOCABULARY)
-  return Case(name, model, size.tokens // size.segment, size.segment)
+  rows = size.tokens // (SEGMENTS * size.segment)
+  train = lctx.Training(gradient_segments=SEGMENTS - 1)
+  return Case(name, model, rows, size.segment, SEGMENTS, train)
 
 
 def decoding(model: Decoder, params, size: Size) -> tuple:
@@ -64,7 +67,10 @@ def decoding(model: Decoder, params, size: Size) -> tuple:
   after = Remembered(state, len(ids), '', {})
   carried = sum(leaf.nbytes for leaf in jax.tree.leaves(state.carry))
   request = decode.Request(
-    [np.zeros(0, np.int32)], WRITTEN, lctx.Sampling(temperature=0), after=after
+    [np.zeros(0, np.int32)],
+    size.segment,
+    lctx.Sampling(temperature=0),
+    after=after,
   )
 
   def call():
@@ -122,7 +128,7 @@ def measured(
       {
         'memory': name,
         'train_tokens_per_second': case.tokens / trained[name].wall,
-        'decode_tokens_per_second': WRITTEN / wrote[name].wall,
+        'decode_tokens_per_second': size.segment / wrote[name].wall,
         'temporary_mib': steps[name][1]['temporary_mib'],
         'compile_seconds': steps[name][1]['compile_seconds'],
         'carry_bytes': writers[name][1],

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jax
 
+from lctx.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
@@ -105,10 +107,20 @@ def save_json(found: Mapping[str, object], path: str) -> None:
     print(f'\nwrote {path}')
 
 
-def known(path: str) -> list[dict]:
-  """What a file holds already, a line a run; nothing of one not there."""
+def known(path: str | Path, **settings) -> list[dict]:
+  """What a file holds already, a line a run; nothing of one not there.
+
+  Raises UserError where a run had other settings than these.
+  """
   lines = Path(path).read_text().splitlines() if Path(path).is_file() else []
-  return [json.loads(line) for line in lines]
+  found = [json.loads(line) for line in lines]
+  for name, value in settings.items():
+    if other := {x[name] for x in found} - {value}:
+      raise UserError(
+        f'{path} holds runs of {name} = {sorted(other)}, and these would be '
+        f'of {value}. Give another --results.'
+      )
+  return found
 
 
 def append_json(found: Mapping[str, object], path: str) -> None:

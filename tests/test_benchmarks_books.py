@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import lctx
-from benchmarks import books, books_report
+from benchmarks import books, books_report, timing
 from benchmarks.books import Way, read, ways
 from benchmarks.memories import Size, memories
 from lctx.memory import SinkCache, Together, Tokens, XLCache
@@ -186,6 +186,17 @@ def test_one_model_is_trained_and_read_with(tmp_path):
   for way in found['ways'].values():
     assert len(way['bits']) == 2 and np.isfinite(way['bits']).all()
     assert str(way['period']) in found['own']
+
+
+def test_results_of_other_settings_are_refused(tmp_path):
+  path = tmp_path / 'results'
+  timing.append_json({'model': 'xl', 'steps': 3}, str(path))
+  assert len(timing.known(path, steps=3)) == 1
+  with pytest.raises(
+    lctx.UserError, match=r'steps = \[3\], and these would be'
+  ):
+    timing.known(path, steps=4)
+  assert timing.known(tmp_path / 'nothing', steps=4) == []
 
 
 def test_a_folder_without_an_index_is_named(tmp_path):

@@ -106,9 +106,8 @@ def test_every_memory_of_the_benchmarks_makes_a_model(size):
 
 
 def test_what_memories_cost_is_measured_beside_the_first(monkeypatch):
-  monkeypatch.setattr(memory, 'WRITTEN', 8)
   monkeypatch.setattr(memory, 'BLOCK', 64)
-  size = Size(1, 32, 32, 16, slots=32, searched=32, tokens=32)
+  size = Size(1, 32, 32, 16, slots=32, searched=32, tokens=128)
   found = memory.measured(['xl', 'infini'], size, rounds=1, tokens=128)
   assert [len(x['stream_seconds']) for x in found] == [2, 2]
   assert found[1]['carry_bytes'] < found[0]['carry_bytes']
