@@ -4,7 +4,7 @@ Rae et al. 2019 (Compressive Transformers).
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,14 @@ from lctx.memory.held import Held, pushed
 from lctx.patterns.base import Everything
 from lctx.patterns.causal import Causal
 from lctx.types import EMPTY, Array, join, segment_coords
+
+
+class Recent(NamedTuple):
+  """What the cache holds of each state; None: it does without."""
+
+  x: Array
+  projected: Any  # keys and values
+  usage: Array | None  # what attention gave to it so far
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +96,7 @@ class Compressive(Memory):
     compressed = self.carrier.empty(batch, self.compressed, sizes, dtype)
     held = self.carrier.empty(batch, self.recent, sizes, dtype).states
     usage = jnp.zeros((batch, self.recent), jnp.float32)
-    states = (
+    states = Recent(
       x.states,
       held if self.carrier is PROJECTED else None,
       usage if self.compressor.by_usage else None,
@@ -118,10 +126,9 @@ class Compressive(Memory):
     if projected is not None:
       projected = text.k, text.v
     if usage is not None:
-      seen = self._usage(carry, text, layer)
-      recent = recent.replace(states=(*recent.states[:2], seen[0]))
-      usage = seen[1]
-    new = text.x, projected, usage
+      kept, usage = self._usage(carry, text, layer)
+      recent = recent.replace(states=recent.states._replace(usage=kept))
+    new = Recent(text.x, projected, usage)
     old_x, old_usage, old_at = _evicted(recent, new, text.at)
     # Documents before the last that is evicted are over: nothing reads them.
     document_BT = old_at.document
@@ -169,7 +176,7 @@ class Compressive(Memory):
     given = jax.grad(total)(ones)[0][..., 0].sum(axis=-1)  # [B, M + T]
     given = jax.lax.stop_gradient(given).astype(jnp.float32)
     slots = recent.at.length
-    return recent.states[2] + given[:, :slots], given[:, slots:]
+    return recent.states.usage + given[:, :slots], given[:, slots:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,12 +213,10 @@ def reconstruction(layer, text, old, new) -> Array:
   return value.astype(jnp.float32) + moved.astype(jnp.float32).sum()
 
 
-def _evicted(held: Held, new, at):
+def _evicted(held: Held, new: Recent, at):
   """States, usage and coordinates of those that go when the new ones come."""
-  x, _, usage = held.states
-  new_x, _, new_usage = new
-  length = at.length
-  old_x = jnp.concatenate([x, new_x.astype(x.dtype)], axis=1)[:, :length]
+  (x, _, usage), length = held.states, at.length
+  old_x = jnp.concatenate([x, new.x.astype(x.dtype)], axis=1)[:, :length]
   if usage is not None:
-    usage = jnp.concatenate([usage, new_usage], axis=1)[:, :length]
+    usage = jnp.concatenate([usage, new.usage], axis=1)[:, :length]
   return old_x, usage, join(held.at, at).take(0, length)

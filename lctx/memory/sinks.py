@@ -21,10 +21,10 @@ from lctx.types import EMPTY, Coords, distance
 class SinkCache(Memory):
   """Queries see `recent` keys, themselves included, and `sinks` first ones.
 
-  Positions are places in that cache, not in the text: a query is never more
-  than sinks + recent - 1 steps from the first key, however long the text is.
-  Keys are held before rotation. What is seen moves on token by token, so a text
-  may be cut anywhere, into segments of at most `recent` tokens.
+  Distances are between places in that cache, not in the text: however long the
+  text is, a query is never more than sinks + recent - 1 steps from the first
+  key. Keys are held before rotation. What is seen moves on token by token, so a
+  text may be cut anywhere, into segments of at most `recent` tokens.
   """
 
   in_order: ClassVar[bool] = False

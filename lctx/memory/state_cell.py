@@ -4,6 +4,7 @@ Hutchins et al. 2022 (Block-Recurrent Transformers), section 3.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -18,6 +19,13 @@ from lctx.memory.gates import ElementGate, MemoryGate
 from lctx.memory.held import Held, nowhere, place
 from lctx.patterns.base import Everything
 from lctx.types import EMPTY, Array, Coords, segment_coords
+
+
+class Cell(NamedTuple):
+  """The states of a row, and their keys and values where they are held."""
+
+  states: Array  # [B, M, D]
+  projected: tuple[Array, Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +88,7 @@ class StateCell(Memory):
 
   def initial(self, batch, sizes, dtype):
     states = jnp.zeros((batch, self.states, sizes.width), dtype)
-    return Held((states, None), nowhere(batch))
+    return Held(Cell(states), nowhere(batch))
 
   def mix(self, param, carry, y, layer):
     at, sizes = layer.tokens.at, layer.sizes
@@ -91,7 +99,7 @@ class StateCell(Memory):
     begins = at.replace(document=jnp.where(begins_BT, 0, EMPTY))
     nobody = jnp.zeros((at.document.shape[0], 1), jnp.int32)
     k, v = self._held(param, carry, sizes)
-    first_k, first_v = self._first(param, carry, begins_BT, sizes)
+    first_k, first_v = self._first(param, carry, sizes)
     recalled = Dense()(
       (
         _source(q_BTNH, k, v, at, self._at(carry.at.document)),
@@ -106,7 +114,7 @@ class StateCell(Memory):
     return jnp.concatenate([y, recalled], axis=2), carry
 
   def write(self, param, carry, segment, layer):
-    text, sizes, (states, _) = segment.text, layer.sizes, carry.states
+    text, sizes, states = segment.text, layer.sizes, carry.states.states
     now = place(text.at, carry.at)
     same_B11 = carry.of_same(now)[..., None]
     old = jnp.where(same_B11, states, self._start(param, sizes, states.dtype))
@@ -119,15 +127,15 @@ class StateCell(Memory):
     return projected(self, ProjectedStateCell)
 
   def _kept(self, param, states, sizes):
-    return states, None
+    return Cell(states)
 
   def _held(self, param, carry, sizes):
     """Keys and values of the states."""
-    return self._keys_and_values(param, carry.states[0], sizes)
+    return self._keys_and_values(param, carry.states.states, sizes)
 
-  def _first(self, param, carry, begins_BT, sizes):
+  def _first(self, param, carry, sizes):
     """Keys and values of the learned states, which documents begin with."""
-    states = carry.states[0]
+    states = carry.states.states
     start = self._start(param, sizes, states.dtype)
     start = jnp.broadcast_to(start, states.shape)
     return self._keys_and_values(param, start, sizes)
@@ -199,13 +207,15 @@ class ProjectedStateCell(StateCell):
     held = super().initial(batch, sizes, dtype)
     shape = batch, self.states, sizes.num_heads, sizes.head_width
     nothing = jnp.zeros(shape, dtype)
-    return held.replace(states=(held.states[0], (nothing, nothing)))
+    return held.replace(
+      states=held.states._replace(projected=(nothing, nothing))
+    )
 
   def _kept(self, param, states, sizes):
-    return states, self._keys_and_values(param, states, sizes)
+    return Cell(states, self._keys_and_values(param, states, sizes))
 
   def _held(self, param, carry, sizes):
-    return carry.states[1]
+    return carry.states.projected
 
 
 def _source(q, k, v, q_at, k_at):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny
+from jax.extend.core import jaxprs_in_params
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from lctx.memory import (
@@ -65,7 +66,7 @@ def multiplied(jaxpr) -> float:
       total += max(multiplied(b.jaxpr) for b in eqn.params['branches'])
     else:
       assert eqn.primitive.name != 'while'
-      for inner in jax.core.jaxprs_in_params(eqn.params):
+      for inner in jaxprs_in_params(eqn.params):
         total += multiplied(inner)
   return total
 
