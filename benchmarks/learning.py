@@ -8,7 +8,7 @@ segment, and where 95 % of its answers by keys it never saw are right, over
 gaps of one segment, then 2, 4 and 8, with gradients through all segments of a
 text. Then it is asked, on other texts, over longer gaps than it ever met, and
 with its memory taken away before it is asked. A gap that is not learned in
-1,000 steps ends the run. What is held is the longest gap to which accuracy
+2,000 steps ends the run. What is held is the longest gap to which accuracy
 stays at 90 %, from the last learned on.
 
 Every layer that attends also sees the values of the last four tokens
@@ -54,7 +54,7 @@ SIZE = Size(
 )
 ROWS = SIZE.tokens // SEGMENT
 TEXTS = 256  # that are asked, eight answers each
-WARMUP, EVERY, STEPS = 50, 50, 1000
+WARMUP, EVERY, STEPS = 50, 50, 2000
 
 
 @dataclasses.dataclass
