@@ -422,14 +422,7 @@ def test_a_state_that_overflows_is_no_number_and_not_a_large_one():
 
 
 @pytest.mark.parametrize(
-  'memory',
-  [
-    Infini(),
-    Infini(delta=True),
-    Associative(2, 4),
-    GatedDelta(),
-    GatedLinear(),
-  ],
+  'memory', [Infini(delta=True), Associative(2, 4), GatedDelta()]
 )
 def test_a_text_after_states_that_overflowed_is_refused(memory):
   model = model_with(memory)
