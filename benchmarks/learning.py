@@ -4,7 +4,7 @@ python -m benchmarks.learning [--memory=NAME ...] [--seeds=3] [--minutes=30]
   [--results=FILE] [--picture=FILE]
 
 The task is in `benchmarks/recall.py`. A model learns to recall within a
-segment, and where 92 % of its answers by keys it never saw are right, over
+segment, and where 95 % of its answers by keys it never saw are right, over
 gaps of one segment, then 2, 4 and 8, with gradients through all segments of a
 text. Then it is asked, on other texts, over longer gaps than it ever met, and
 with its memory taken away before it is asked. A gap that is not learned in
@@ -14,9 +14,8 @@ stays at 90 %, from the last learned on.
 Every layer that attends also sees the values of the last four tokens
 (`benchmarks/neighbours.py`), matrices begin at 1 / sqrt(width) and the output
 is not tied: without all of these, attention was still guessing after 1,000
-steps of a gap of one. Memory tokens are 48, for they are written by content:
-with 16 tokens 0.80 of eight values were found, which is what throwing eight
-into 16 places at random leaves apart.
+steps of a gap of one. Two plateaus say what is learned: 0.15 is a guess among
+the eight values, 0.81 among those whose keys share one of their two tokens.
 """
 
 import dataclasses
@@ -47,14 +46,13 @@ from lctx.training.step import Training, make_step
 from lctx.types import segment_coords
 
 GAPS, BEYOND = (0, 1, 2, 4, 8), (1, 2, 4, 8, 16, 32, 64)
-LEARNED, HELD = 0.92, 0.9
+LEARNED, HELD = 0.95, 0.9
 SIZE = Size(
   *(2, 128, 32, SEGMENT),
   slots=4 * SEGMENT,
   searched=32 * SEGMENT,
   tokens=32 * SEGMENT,
   peak=1e-3,
-  written=48,
 )
 ROWS = SIZE.tokens // SEGMENT
 TEXTS = 256  # that are asked, eight answers each

@@ -30,8 +30,8 @@ from lctx.positions import NoPosition, Rope
 class Size:
   """Of a model with heads of `head` channels, and of its training.
 
-  `slots` are those of caches, `searched` those of retrieval, and `written`
-  memory tokens; `tokens` are those of a step, and `peak` is the rate.
+  `slots` are those of caches, `searched` those of retrieval; `tokens` are those
+  of a step, and `peak` is the rate of learning.
   """
 
   depth: int
@@ -43,7 +43,6 @@ class Size:
   tokens: int
   peak: float = 3e-3
   dtype: str = 'float32'
-  written: int = 16
 
 
 def memories(size: Size, cell: int = -2) -> dict[str, Memory]:
@@ -54,8 +53,8 @@ def memories(size: Size, cell: int = -2) -> dict[str, Memory]:
     'none': Memory(),
     'xl': XLCache(slots),
     'compressive': Compressive(segment, slots - segment, 4),
-    'tokens': Tokens(size.written),
-    'associative': Associative(size.written, 32),
+    'tokens': Tokens(16),
+    'associative': Associative(16, 32),
     'state cell': OnLayers(
       (cell,),
       Together(near, StateCell(64, gate=ElementGate(start=1.0))),
