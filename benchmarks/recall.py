@@ -15,11 +15,11 @@ import numpy as np
 
 from lctx.types import Batch
 
-PAIRS, VALUES, HALF = 8, 32, 16  # a key is two of HALF tokens
+PAIRS, VALUES, HALF = 8, 32, 12  # a key is two of HALF tokens
 FIRST, SECOND = VALUES, VALUES + HALF
 SAY, ASK, BLANK = (VALUES + 2 * HALF + i for i in range(3))
 VOCAB, SEGMENT, CHANCE = BLANK + 1, 4 * PAIRS, 1 / VALUES
-HELD_OUT = 64  # of all keys, for tests
+HELD_OUT = 36  # of all keys, for tests
 
 
 @dataclasses.dataclass(frozen=True)
