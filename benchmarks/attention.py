@@ -19,7 +19,6 @@ from benchmarks import timing
 from benchmarks.attention_cells import KERNELS, Problem, refusal
 from benchmarks.attention_scores import SCORES
 from benchmarks.attention_times import GIB, Limits, measure, memory_limit
-from lctx import command
 from lctx.patterns import Causal, Pattern, Window
 
 LENGTHS = flags.DEFINE_list(
@@ -50,9 +49,7 @@ PICTURE = flags.DEFINE_string('picture', '', 'A PNG of time and memory.')
 PROBE = 1024  # nothing predicts the time of the shortest text: no longer one
 
 
-def main(overrides: command.Overrides) -> None:
-  if overrides:
-    raise lctx.UserError('benchmarks.attention takes no --config.NAME=VALUE.')
+def main() -> None:
   lengths = sorted({number(length) for length in LENGTHS.value})
   patterns = {'causal': Causal(), 'window': Window(WINDOW.value - 1)}
   patterns = chosen(PATTERN_NAMES, patterns)
@@ -131,4 +128,4 @@ def asked() -> dict:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  timing.run(main)

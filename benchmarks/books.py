@@ -35,7 +35,6 @@ from absl import flags
 import lctx
 from benchmarks import books_report, timing
 from benchmarks.memories import Size, memories, model_with
-from lctx import command
 from lctx.memory import Compressive, Memory, SinkCache, XLCache
 from lctx.models.decoder import Decoder
 from lctx.models.parts import Dropout
@@ -107,6 +106,7 @@ def models(size: Size) -> list[str]:
 
 
 def config_of(name: str, size: Size, corpus: Path, steps: int) -> lctx.Config:
+  """Of a memory, or of a window of so many bytes."""
   window = int(name.split()[-1]) if name.startswith('window') else size.segment
   memory = memories(size).get(name, Memory())
   model = model_with(memory, size, None)
@@ -282,9 +282,7 @@ def program() -> None:
   picture = flags.DEFINE_string('picture', '', 'A PNG to draw.')
   large = flags.DEFINE_bool('large', False, '100M parameters in bfloat16.')
 
-  def main(overrides: command.Overrides) -> None:
-    if overrides:
-      raise lctx.UserError('benchmarks.books takes no --config.NAME=VALUE.')
+  def main() -> None:
     size = LARGE if large.value else SMALL
     names = model.value or models(size)
     if unknown := {*names} - {*models(size)}:
@@ -308,7 +306,7 @@ def program() -> None:
     print(f'\n{books_report.table(found)}')
     books_report.pictured(found, picture.value)
 
-  command.run(main, required=[books, workdir])
+  timing.run(main, required=[books, workdir])
 
 
 if __name__ == '__main__':

@@ -58,10 +58,10 @@ def of_way(found: dict, name: str) -> Gain:
 
 
 def rivals(found: dict, every: list[dict]) -> list[dict]:
-  """Plain models, from the twin to the first that costs as much; or none."""
+  """Plain models, from the twin to the first that costs as much."""
   plain = sorted((x for x in every if not x['ways']), key=lambda x: x['flops'])
-  dear = [i for i, x in enumerate(plain) if x['flops'] >= found['flops']]
-  return plain[: dear[0] + 1] if dear else []
+  cheap = sum(x['flops'] < found['flops'] for x in plain)
+  return plain[: cheap + 1]
 
 
 def rival(found: dict, every: list[dict]) -> dict | None:
@@ -76,12 +76,14 @@ def over(found: dict, plain: dict | None) -> Gain | None:
 
 
 def verdict(found: dict, every: list[dict]) -> str:
-  """'helps', 'runs, does not help yet', or '' where it is not known."""
-  plain = [over(found, x).low for x in rivals(found, every)]
-  if not plain:
-    return ''
-  lows = [*(of_way(found, name).low for name in FAR), *plain]
-  return 'helps' if min(lows) > 0 else 'runs, does not help yet'
+  """'helps', 'runs, does not help yet', or '' where a window has to decide."""
+  plain = rivals(found, every)
+  lows = [of_way(found, name).low for name in FAR]
+  lows += [over(found, x).low for x in plain]
+  if min(lows) <= 0:
+    return 'runs, does not help yet'
+  is_met = any(x['flops'] >= found['flops'] for x in plain)
+  return 'helps' if is_met else ''
 
 
 def table(every: list[dict]) -> str:

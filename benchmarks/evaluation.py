@@ -22,7 +22,6 @@ import lctx
 from benchmarks import frontier, timing
 from benchmarks.cases import VOCABULARY, compile_timed, random_rows
 from benchmarks.windows import Windows
-from lctx import command
 from lctx.evaluation.score import Scorer
 from lctx.models.decoder import Decoder
 from lctx.models.segments import scan_segments, split
@@ -56,12 +55,7 @@ QUICK = flags.DEFINE_bool('quick', False, 'The first length only, one round.')
 REUSED, SLOW_DOWNS = 'projected keys and values', {800: 363, 3800: 1874}
 
 
-def main(overrides: command.Overrides) -> None:
-  if overrides:
-    raise lctx.UserError(
-      'benchmarks.evaluation takes no --config.NAME=VALUE: what it times is '
-      'said by its own flags. See --help.'
-    )
+def main() -> None:
   lengths = [_number(length) for length in LENGTHS.value]
   lengths, rounds = (lengths[:1], 1) if QUICK.value else (lengths, 3)
   found = {'machine': timing.machine(), 'windows': [], 'carriers': []}
@@ -246,4 +240,4 @@ def _frontier(rounds: int) -> list[dict]:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  timing.run(main)

@@ -18,7 +18,6 @@ from absl import flags
 import lctx
 from benchmarks import timing
 from benchmarks.attention_cells import KERNELS, Problem
-from lctx import command
 from lctx.patterns import Causal
 
 try:
@@ -43,11 +42,7 @@ GOALS = {  # what the kernel's time may be, in that of others
 }
 
 
-def main(overrides: command.Overrides) -> None:
-  if overrides:
-    raise lctx.UserError(
-      'benchmarks.gpu_attention takes no --config.NAME=VALUE.'
-    )
+def main() -> None:
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # two share
   check()
   from benchmarks import gpu_contenders  # needs PyTorch
@@ -124,4 +119,4 @@ def verdict(records: list[dict]) -> str:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  timing.run(main)

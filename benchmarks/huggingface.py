@@ -26,7 +26,6 @@ from benchmarks.cases import (
   evaluation,
   train_step,
 )
-from lctx import command
 from lctx.evaluation.score import AT_ONCE
 
 try:
@@ -50,9 +49,7 @@ PUBLISHED_EVALUATION = Case(
 COLUMNS = ('', 'lctx tokens/s', 'PyTorch tokens/s', 'ratio', 'ratio in CPU s')
 
 
-def main(overrides: command.Overrides) -> None:
-  if overrides:
-    raise lctx.UserError('benchmarks.huggingface takes no --config.NAME=VALUE.')
+def main() -> None:
   if torch is None or not hasattr(transformers, 'TransfoXLConfig'):
     raise lctx.UserError(
       'benchmarks.huggingface needs PyTorch and a transformers that still has '
@@ -146,4 +143,4 @@ def _ids(case: Case) -> 'torch.Tensor':
 
 
 if __name__ == '__main__':
-  command.run(main)
+  timing.run(main)

@@ -32,12 +32,10 @@ import optax
 from absl import flags
 from matplotlib import pyplot
 
-import lctx
 from benchmarks import timing
 from benchmarks.memories import Size, memories, model_with
 from benchmarks.neighbours import Neighbours
 from benchmarks.recall import CHANCE, SEGMENT, VOCAB, Recall
-from lctx import command
 from lctx.memory import Memory, OnLayers, Together
 from lctx.models.decoder import Decoder
 from lctx.models.segments import split
@@ -263,9 +261,7 @@ def program() -> None:
   )
   picture = flags.DEFINE_string('picture', '', 'A PNG to draw.')
 
-  def main(overrides: command.Overrides) -> None:
-    if overrides:
-      raise lctx.UserError('benchmarks.learning takes no --config.NAME=VALUE.')
+  def main() -> None:
     logging.getLogger('lctx').setLevel(logging.WARNING)
     print(timing.heading(timing.machine()))
     found = timing.known(path.value, minutes=minutes.value)
@@ -281,7 +277,7 @@ def program() -> None:
     print(f'\n{timing.table(COLUMNS, [row(x) for x in found])}')
     pictured(found, picture.value)
 
-  command.run(main)
+  timing.run(main)
 
 
 if __name__ == '__main__':

@@ -23,7 +23,7 @@ from absl import flags
 import lctx
 from benchmarks import books_report, timing
 from benchmarks.books import read
-from lctx import command, presets
+from lctx import presets
 
 DEPTH, WIDTH, HEADS, SEGMENT, ROWS, PEAK = 4, 128, 4, 128, 8, 3e-3
 TEXTS, BLOCK = 12, 8  # that are read side by side; segments of a block
@@ -120,9 +120,7 @@ def program() -> None:
     'results', '', 'A file of models, a line each; those in it are not made.'
   )
 
-  def main(overrides: command.Overrides) -> None:
-    if overrides:
-      raise lctx.UserError('benchmarks.lengths takes no --config.NAME=VALUE.')
+  def main() -> None:
     logging.getLogger('lctx').setLevel(logging.WARNING)
     print(timing.heading(timing.machine()))
     found = timing.known(path.value, steps=steps.value)
@@ -135,7 +133,7 @@ def program() -> None:
       timing.append_json(found[-1], path.value)
     print(f'\n{table(found)}')
 
-  command.run(main, required=[text, workdir])
+  timing.run(main, required=[text, workdir])
 
 
 if __name__ == '__main__':

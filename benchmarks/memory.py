@@ -27,7 +27,6 @@ import lctx
 from benchmarks import timing
 from benchmarks.cases import VOCABULARY, Case, train_step
 from benchmarks.memories import Size, memories, model_with
-from lctx import command
 from lctx.generation import decode, reading
 from lctx.generation.reading import Remembered
 from lctx.models.decoder import Decoder
@@ -179,9 +178,7 @@ def program() -> None:
   large = flags.DEFINE_bool('large', False, '100M parameters in bfloat16.')
   path = flags.DEFINE_string('json', '', 'A file for all that was found.')
 
-  def main(overrides: command.Overrides) -> None:
-    if overrides:
-      raise lctx.UserError('benchmarks.memory takes no --config.NAME=VALUE.')
+  def main() -> None:
     names = ['xl', *itertools.filterfalse('xl'.__eq__, memory.value or every)]
     about = timing.machine()
     print(timing.heading(about))
@@ -190,7 +187,7 @@ def program() -> None:
     print(f'\n{table(found)}')
     timing.save_json({'machine': about, 'found': found}, path.value)
 
-  command.run(main)
+  timing.run(main)
 
 
 if __name__ == '__main__':

@@ -14,7 +14,6 @@ from absl import flags
 
 import lctx
 from benchmarks import timing
-from lctx import command
 from lctx.errors import checking
 from lctx.loaded import Loaded
 
@@ -63,11 +62,7 @@ def program() -> None:
   file = flags.DEFINE_string('text', None, 'A text to read.')
   path = flags.DEFINE_string('json', '', 'A file for all that was found.')
 
-  def main(overrides: command.Overrides) -> None:
-    if overrides:
-      raise lctx.UserError(
-        'benchmarks.portable_memory takes no --config.NAME=VALUE.'
-      )
+  def main() -> None:
     loaded = lctx.load(workdir.value)
     if not Path(file.value).is_file():
       raise lctx.UserError(f'--text={file.value} is no file. Give one to read.')
@@ -82,7 +77,7 @@ def program() -> None:
     found = {'machine': timing.machine(), 'cells': cells}
     timing.save_json(found, path.value)
 
-  command.run(main, required=[workdir, file])
+  timing.run(main, required=[workdir, file])
 
 
 if __name__ == '__main__':

@@ -6,12 +6,14 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 
+from lctx import command
 from lctx.errors import UserError
 
 
@@ -25,6 +27,20 @@ class Timing:
 
   wall: float
   cpu: float
+
+
+def run(main: Callable[[], None], required: Sequence = ()) -> None:
+  """A benchmark's command line, of its own flags and no part of a config."""
+
+  def alone(overrides: command.Overrides) -> None:
+    if overrides:
+      raise UserError(
+        f'benchmarks.{Path(sys.argv[0]).stem} takes no --config.NAME=VALUE: '
+        'what it measures is fixed. --help lists its flags.'
+      )
+    main()
+
+  command.run(alone, required=required)
 
 
 def interleaved(
@@ -115,7 +131,7 @@ def known(path: str | Path, **settings) -> list[dict]:
   lines = Path(path).read_text().splitlines() if Path(path).is_file() else []
   found = [json.loads(line) for line in lines]
   for name, value in settings.items():
-    if other := {x[name] for x in found} - {value}:
+    if other := {x.get(name) for x in found} - {value}:
       raise UserError(
         f'{path} holds runs of {name} = {sorted(other)}, and these would be '
         f'of {value}. Give another --results.'

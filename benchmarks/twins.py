@@ -17,7 +17,7 @@ from absl import flags
 
 import lctx
 from benchmarks import timing
-from lctx import command, data
+from lctx import data
 from lctx.evaluation.gain import Comparison, Stretch, compare
 from lctx.evaluation.rows import by_document
 from lctx.evaluation.score import Scorer
@@ -78,9 +78,7 @@ def program() -> None:
   tokens = flags.DEFINE_integer('tokens', 200_000, 'How many to predict.', 1)
   path = flags.DEFINE_string('json', '', 'A file for all that was found.')
 
-  def main(overrides: command.Overrides) -> None:
-    if overrides:
-      raise lctx.UserError('benchmarks.twins takes no --config.NAME=VALUE.')
+  def main() -> None:
     both = [lctx.load(folder) for folder in (workdir.value, twin.value)]
     found = compared(*both, Path(workdir.value), tokens.value)
     print(timing.heading(timing.machine()))
@@ -90,7 +88,7 @@ def program() -> None:
     print(f'\nBits per byte\n{table(found)}')
     timing.save_json(dataclasses.asdict(found), path.value)
 
-  command.run(main, required=[workdir, twin])
+  timing.run(main, required=[workdir, twin])
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 
 python -m pytest -m grid --junitxml=grid.xml    # hours; the suite's cover:
 python -m pytest tests/test_grid.py --junitxml=grid.xml
-PYTHONPATH=. python tests/support_matrix.py 'COMMIT, MACHINE' [grid.xml ...]
+PYTHONPATH=. python tests/support_matrix.py 'COMMIT, MACHINE' grid.xml ...
 
 Cells that these runs leave out stay as the page has them, if all their scores
 passed; say of them too where that was. A page that is removed begins anew.
@@ -73,11 +73,11 @@ HELPS = """
 attention reaches brings something, over that of another book and over none, and
 where it beats its twin and the plain windows up to the first that costs as many
 operations a token; intervals (95 %) resample books, of one training each.
-"Recall": the longest gap, in segments, over
-which values are found by keys never seen, nine of ten, the median of seeds; no
-model was trained on more than {trained}, none is asked over more than {asked}
-(`python -m benchmarks.learning`). [The log](log.md) has commands, tables and
-pictures, [`measured`](measured) every number.
+"Recall": the longest gap, in segments, over which nine of ten values are found
+by keys never seen, the median of seeds; no model was trained on more than
+{trained}, none is asked over more than {asked} (`python -m
+benchmarks.learning`). [The log](log.md) has commands, tables and pictures,
+[`measured`](measured) every number.
 
 """
 HELPS_COLUMNS = (
@@ -187,7 +187,7 @@ def helped(books: list[dict], recall: list[dict]) -> str:
     if found := models.get(name):
       rival = books_report.over(found, books_report.rival(found, books))
       entries = [
-        books_report.verdict(found, books) or 'no window costs as much',
+        books_report.verdict(found, books) or 'its window is missing',
         books_report.of_way(found, '2 beyond'),
         rival or '',
       ]

@@ -138,6 +138,7 @@ def test_a_memory_helps_where_far_text_helps_and_the_window_is_beaten():
   ):
     assert says(memory, others) == 'runs, does not help yet'
   assert says(remembering(2.01, 2.02), plain()[:2]) == ''
+  assert says(remembering(2.0, 2.02), plain()[:2]).startswith('runs')
 
 
 def test_intervals_are_of_books():

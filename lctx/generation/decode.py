@@ -134,7 +134,7 @@ def score(
     nll.append(row[target.document_BT >= 0])
   found = np.concatenate(nll)
   if not np.isfinite(found).all():
-    first = np.isfinite(found).argmin()
+    first = 1 + np.isfinite(found).argmin()
     raise UserError(broken(f'The losses from token {first:,} on are'))
   return found
 

@@ -128,8 +128,8 @@ def check_finite(state: State) -> None:
 def broken(what: str) -> str:
   """What to say of a model some of whose numbers are not finite."""
   return (
-    f'{what} not finite: its parameters are damaged, it diverged in training, '
-    'or its memory has overflowed. Use an earlier checkpoint.'
+    f'{what} not finite: the model was damaged, it diverged in training, or '
+    'its memory has overflowed. Use an earlier checkpoint.'
   )
 
 

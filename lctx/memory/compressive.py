@@ -4,7 +4,7 @@ Rae et al. 2019 (Compressive Transformers).
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ class Recent(NamedTuple):
   """What the cache holds of each state; None: it does without."""
 
   x: Array
-  projected: Any  # keys and values
+  projected: tuple[Array, Array] | None  # keys and values
   usage: Array | None  # what attention gave to it so far
 
 
@@ -89,7 +89,7 @@ class Compressive(Memory):
     made = 2 * sizes.width * heads / self.rate  # keys and values
     if self.compressor.learned:
       made += self.compressor.matrices * sizes.width**2
-    return 2.0 * made
+    return 2.0 * made  # and the loss, while it trains
 
   def initial(self, batch, sizes, dtype):
     x = HIDDEN.empty(batch, self.recent, sizes, dtype)

@@ -24,7 +24,7 @@ from lctx.types import EMPTY, Array, Coords, segment_coords
 class Cell(NamedTuple):
   """The states of a row, and their keys and values where they are held."""
 
-  states: Array  # [B, M, D]
+  x: Array  # [B, M, D]
   projected: tuple[Array, Array] | None = None
 
 
@@ -64,7 +64,6 @@ class StateCell(Memory):
         f"model.memory.cell = {self.cell!r} is no cell. Use 'dual', 'single' "
         "or 'skip'."
       )
-
     if self.gate.of_heads:
       raise ValueError(
         f'model.memory.gate = {type(self.gate).__name__.lower()} has a number '
@@ -114,7 +113,7 @@ class StateCell(Memory):
     return jnp.concatenate([y, recalled], axis=2), carry
 
   def write(self, param, carry, segment, layer):
-    text, sizes, states = segment.text, layer.sizes, carry.states.states
+    text, sizes, states = segment.text, layer.sizes, carry.states.x
     now = place(text.at, carry.at)
     same_B11 = carry.of_same(now)[..., None]
     old = jnp.where(same_B11, states, self._start(param, sizes, states.dtype))
@@ -131,11 +130,11 @@ class StateCell(Memory):
 
   def _held(self, param, carry, sizes):
     """Keys and values of the states."""
-    return self._keys_and_values(param, carry.states.states, sizes)
+    return self._keys_and_values(param, carry.states.x, sizes)
 
   def _first(self, param, carry, sizes):
     """Keys and values of the learned states, which documents begin with."""
-    states = carry.states.states
+    states = carry.states.x
     start = self._start(param, sizes, states.dtype)
     start = jnp.broadcast_to(start, states.shape)
     return self._keys_and_values(param, start, sizes)

@@ -42,6 +42,12 @@ def begun(name):
   return model, params, ids, carry
 
 
+def read(model, params, ids, carry):
+  """One more segment."""
+  document = jnp.zeros_like(ids)
+  return tiny.jitted_segment(model, params, ids, document, carry)[0]
+
+
 @pytest.mark.parametrize('name', KEPT)
 def test_what_is_carried_is_restored_bit_for_bit(name, tmp_path):
   *_, carry = begun(name)
@@ -50,12 +56,6 @@ def test_what_is_carried_is_restored_bit_for_bit(name, tmp_path):
     store.save(1, carry, {})
     restored = store.restore(shapes).state
   jax.tree.map(np.testing.assert_array_equal, restored, carry)
-
-
-def read(model, params, ids, carry):
-  """One more segment."""
-  document = jnp.zeros_like(ids)
-  return tiny.jitted_segment(model, params, ids, document, carry)[0]
 
 
 @pytest.mark.parametrize('name', EVERY)
