@@ -1,12 +1,14 @@
 """Texts that ask for what was said many segments before.
 
-The first segment says eight values, each with a key of two tokens behind it;
-segments that look the same follow, with values under other keys that nobody
-asks for, which only the question can tell; the last segment asks for the first
-eight by their keys, in another order. Keys of tests occur in no text of
-training.
+The first segment says eight values, each behind a key of two tokens; segments
+that look the same follow, with values under other keys that nobody asks for,
+which only the question can tell; the last segment asks for the first eight by
+their keys, in another order. Keys of tests occur in no text of training.
 
-    SAY value first second ...  SAY value first second ...  ASK ? first second
+    first second SAY value ...  first second SAY value ...  first second ASK ?
+
+The answer is due at ASK, whose own vector tells neither token of the key: where
+it was due at `second`, attention to memory tokens took that for the key.
 """
 
 import dataclasses
@@ -43,7 +45,7 @@ class Recall:
   @property
   def asked(self) -> slice:
     """The tokens whose targets are answers."""
-    return slice(3 - 4 * self.pairs, None, 4)
+    return slice(2 - 4 * self.pairs, None, 4)
 
   def batch(self, rows: int, seed: int) -> Batch:
     """Each row is a document of its own; only answers count."""
@@ -65,7 +67,7 @@ class Recall:
     mark = np.full(key.shape, SAY)
     mark[:, -count:] = ASK
     tokens = np.stack(
-      [mark, value, FIRST + key // HALF, SECOND + key % HALF], axis=2
+      [FIRST + key // HALF, SECOND + key % HALF, mark, value], axis=2
     ).reshape(rows, -1)
     targets, weight = np.zeros_like(tokens), np.zeros(tokens.shape, np.float32)
     targets[:, self.asked], weight[:, self.asked] = answers, 1

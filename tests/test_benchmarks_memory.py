@@ -25,7 +25,7 @@ from lctx.memory import Together, XLCache
 
 
 def keys_of(tokens):
-  return {tuple(key) for key in tokens.reshape(-1, 4)[:, 2:].tolist()}
+  return {tuple(key) for key in tokens.reshape(-1, 4)[:, :2].tolist()}
 
 
 @pytest.mark.parametrize('gap', [1, 4])
@@ -33,17 +33,17 @@ def test_every_answer_was_said_as_many_segments_before(gap):
   batch = Recall(gap).batch(rows=5, seed=3)
   parts = batch.tokens.reshape(5, gap + 1, PAIRS, 4)
   for row in range(5):
-    said = {tuple(p[2:]): p[1] for p in parts[row, 0].tolist()}
-    assert len(said) == PAIRS and (parts[row, :-1, :, 0] == SAY).all()
+    said = {tuple(p[:2]): p[3] for p in parts[row, 0].tolist()}
+    assert len(said) == PAIRS and (parts[row, :-1, :, 2] == SAY).all()
     for number, pair in enumerate(parts[row, -1].tolist()):
-      assert pair[:2] == [ASK, BLANK]
-      asked = gap * SEGMENT + 4 * number + 3
+      assert pair[2:] == [ASK, BLANK]
+      asked = gap * SEGMENT + 4 * number + 2
       assert batch.weight[row, asked] == 1
-      assert batch.targets[row, asked] == said[tuple(pair[2:])]
+      assert batch.targets[row, asked] == said[tuple(pair[:2])]
     between = keys_of(parts[row, 1:-1])
     assert not between & set(said)
   assert batch.weight.sum() == 5 * PAIRS
-  assert (parts[..., 2] >= FIRST).all() and (parts[..., 3] >= SECOND).all()
+  assert (parts[..., 0] >= FIRST).all() and (parts[..., 1] >= SECOND).all()
   assert parts.max() < VOCAB
 
 
@@ -51,11 +51,11 @@ def test_a_gap_of_none_says_and_asks_in_one_segment():
   batch = Recall(0).batch(rows=5, seed=3)
   assert batch.tokens.shape == (5, SEGMENT)
   said, asked = np.split(batch.tokens.reshape(5, PAIRS, 4), 2, axis=1)
-  assert (said[..., 0] == SAY).all() and (asked[..., 0] == ASK).all()
+  assert (said[..., 2] == SAY).all() and (asked[..., 2] == ASK).all()
   for row in range(5):
-    values = {tuple(p[2:]): p[1] for p in said[row].tolist()}
+    values = {tuple(p[:2]): p[3] for p in said[row].tolist()}
     answers = batch.targets[row][batch.weight[row] > 0].tolist()
-    assert answers == [values[tuple(p[2:])] for p in asked[row].tolist()]
+    assert answers == [values[tuple(p[:2])] for p in asked[row].tolist()]
 
 
 def test_no_key_of_a_test_is_in_training():

@@ -7,7 +7,6 @@ What the stack makes of the last ones is what the next segment begins with.
 import dataclasses
 
 import jax.numpy as jnp
-from flax import linen as nn
 
 from lctx.layers.norm import LayerNorm, Norm
 from lctx.layers.parameters import within
@@ -112,7 +111,7 @@ def check_count(count: int) -> None:
 
 
 def _learned(param, batch, count, sizes):
-  """They start as large as embedded tokens."""
-  init = nn.initializers.normal(0.02 * sizes.width**0.5)
-  tokens_MD = param('tokens', (count, sizes.width), ('slots', 'width'), init)
+  """They are as large as embedded tokens, and learn as fast."""
+  tokens_MD = param('tokens', (count, sizes.width), ('slots', 'width'))
+  tokens_MD *= sizes.width**0.5
   return jnp.broadcast_to(tokens_MD[None], (batch, count, sizes.width))

@@ -111,7 +111,8 @@ class Around:
 
   def __init__(self, params):
     self.p = params
-    self.tokens = np.float64(params.get('tokens', np.zeros((0, 0))))
+    tokens = np.float64(params.get('tokens', np.zeros((0, 0))))
+    self.tokens = tokens * WIDTH**0.5  # as embedded tokens
 
   def first(self):
     return np.zeros((0, WIDTH))
