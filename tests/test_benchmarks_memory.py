@@ -74,6 +74,7 @@ def test_a_model_that_learned_nothing_is_at_chance():
 
 def test_a_table_has_what_was_learned_and_how_far_it_holds(monkeypatch):
   monkeypatch.setattr(learning, 'LEARNED', 0.0)
+  monkeypatch.setattr(learning, 'HELD', 0.0)
   monkeypatch.setattr(learning, 'EVERY', 1)
   monkeypatch.setattr(learning, 'GAPS', (1, 2))
   monkeypatch.setattr(learning, 'BEYOND', (1, 2, 4))
