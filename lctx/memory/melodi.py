@@ -111,20 +111,22 @@ class Melodi(Memory):
     return self.gate(within(param, 'gate'), y, recalled), carry
 
   def leave(self, param, segment):
-    return self._mixed(param, 'summary', segment, place_of(segment))
+    now = place_of(segment)
+    return self._added(within(param, 'summary'), segment, now)
 
   def write(self, param, carry, segment, layer):
     short, long = carry
     now = place(segment.text.at, short.at)
     read_B1 = (segment.text.at.document >= 0).any(axis=1)[:, None]
-    made = self._mixed(param, 'short', segment, now)
+    made = self._added(within(param, 'short'), segment, now)
     made = self.carrier.of_states(made, layer)
     sat = segment_coords(
       jnp.repeat(now.document, self.short, axis=1), -self.short
     ).replace(offset=jnp.repeat(now.offset, self.short, axis=1))
     new_short = _chosen(read_B1, Held(made, sat), short)
     if self.long:
-      made = self._mixed(param, 'long', segment, now)
+      own, x = within(param, 'long'), (segment.text.y, segment.after)
+      made = self._mixed(own, *x, segment, now, self.step)
       made = self.carrier.of_states(made, layer)
       document = jnp.repeat(now.document, self.step, axis=1)
       queue = pushed(long, made, segment_coords(document))
@@ -134,31 +136,25 @@ class Melodi(Memory):
   def for_inference(self):
     return projected(self, ProjectedMelodi)
 
-  def _mixed(self, param, name: str, segment: Segment, now) -> Array:
-    """Text and summary, mixed along the sequence: [B, count, D].
+  def _added(self, param, segment: Segment, now) -> Array:
+    """The summary, and what text and summary add to it: [B, short, D]."""
+    text = self.norm(within(param, 'text_norm'), segment.text.y)
+    summary = self.norm(within(param, 'summary_norm'), segment.after)
+    mixed = self._mixed(param, text, summary, segment, now, self.short)
+    return segment.after + mixed
 
-    Of the last document only. What is as long as the summary is added to it,
-    and norms come first then.
-    """
-    own, text, summary = within(param, name), segment.text, segment.after
-    count, x, plain = self.short, text.y, name == 'long'
-    if plain:
-      count = self.step
-    else:
-      x = self.norm(within(own, 'text_norm'), x)
-    of_last_BT = (text.at.document == now.document) & (text.at.document >= 0)
+  def _mixed(self, param, x, after, segment: Segment, now, count) -> Array:
+    """The last document's text x, and `after` it, in `count` sums over both."""
+    at = segment.text.at
+    of_last_BT = (at.document == now.document) & (at.document >= 0)
     x = jnp.where(of_last_BT[..., None], x, 0)
-    after = summary
-    if not plain:
-      after = self.norm(within(own, 'summary_norm'), summary)
     both = jnp.concatenate([x, after], axis=1)
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
     shape = self.segment + self.short, count
-    kernel_TM = own('kernel', shape, ('positions', None), init)
-    bias_M = own('bias', (count,), (None,), nn.initializers.zeros)
+    kernel_TM = param('kernel', shape, ('positions', None), init)
+    bias_M = param('bias', (count,), (None,), nn.initializers.zeros)
     mixed = jnp.einsum('btd,tm->bmd', both, kernel_TM.astype(both.dtype))
-    mixed += bias_M.astype(both.dtype)[None, :, None]
-    return mixed if plain else mixed + summary
+    return mixed + bias_M.astype(both.dtype)[None, :, None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,7 +93,8 @@ class StateCell(Memory):
     at, sizes = layer.tokens.at, layer.sizes
     if not at.length:
       return jnp.concatenate([y, y], axis=2), carry
-    q_BTNH = self._heads(param, 'ask', layer.norm(layer.tokens.x), sizes)
+    x = layer.norm(layer.tokens.x)
+    q_BTNH = self._queries(param, 'ask', x, sizes)
     begins_BT = ~carry.of_same(at) & (at.document >= 0)
     begins = at.replace(document=jnp.where(begins_BT, 0, EMPTY))
     nobody = jnp.zeros((at.document.shape[0], 1), jnp.int32)
@@ -148,10 +149,10 @@ class StateCell(Memory):
   def _next(self, param, states, text, now, sizes):
     """The states [B, M, D] behind a segment."""
     seen, of_states = self._seen(param, states, sizes), self._at(now.document)
-    q, k, v, across = (
-      self._heads(param, name, seen, sizes)
-      for name in ('query', 'key', 'value', 'across')
+    q, across = (
+      self._queries(param, name, seen, sizes) for name in ('query', 'across')
     )
+    k, v = self._keys_and_values(param, states, sizes)
     itself = Dense()((_source(q, k, v, of_states, of_states),), None)
     k = text.k[..., : sizes.head_width]
     told = Dense()((_source(across, k, text.v, of_states, text.at),), None)
@@ -184,12 +185,14 @@ class StateCell(Memory):
     return param('start', shape, ('slots', 'width'), init).astype(dtype)[None]
 
   def _heads(self, param, name, x, sizes):
-    """Of [B, M, D], scaled if they ask: [B, M, N, H]."""
+    """Of [B, M, D]: [B, M, N, H]."""
     shape = sizes.width, sizes.num_heads, sizes.head_width
     kernel_DNH = param(name, shape, ('width', 'heads', 'head_width'))
-    y = jnp.einsum('bmd,dnh->bmnh', x, kernel_DNH.astype(x.dtype))
-    asks = name not in ('key', 'value')
-    return y * sizes.head_width**-0.5 if asks else y
+    return jnp.einsum('bmd,dnh->bmnh', x, kernel_DNH.astype(x.dtype))
+
+  def _queries(self, param, name, x, sizes):
+    """Heads that look: scaled."""
+    return self._heads(param, name, x, sizes) * sizes.head_width**-0.5
 
   def _at(self, document_B1: Array) -> Coords:
     return segment_coords(jnp.repeat(document_B1, self.states, axis=1))

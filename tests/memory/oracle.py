@@ -103,7 +103,7 @@ def each(q_TNH, one):
 
 
 def sigmoid(x):
-  return 1 / (1 + np.exp(-x))
+  return (1 + np.tanh(x / 2)) / 2
 
 
 class Around:
