@@ -8,6 +8,7 @@ whole chunk of tokens instead.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from lctx.memory.affine import Update, counted
@@ -93,6 +94,7 @@ def cut_in_chunks(inputs: Inputs, chunk: int) -> Inputs:
   return Inputs(*map(cut, arrays), cut(document, EMPTY))
 
 
+@jax.custom_jvp
 def inverted(lower: Array) -> Array:
   """(I + L)^-1 [B, N, C, C], for L below the diagonal, by products alone.
 
@@ -120,3 +122,11 @@ def inverted(lower: Array) -> Array:
     found = jnp.concatenate([top, bottom], axis=-2)
     block *= 2
   return found[..., 0, :size, :size]
+
+
+@inverted.defjvp
+def _changed(lower, change):
+  """d X = -X dL X of the inverse X: no block needs a gradient of its own."""
+  found = inverted(*lower)
+  below = jnp.tril(change[0], -1)
+  return found, -jnp.matmul(found, jnp.matmul(below, found))

@@ -38,6 +38,7 @@ from lctx.memory import (
 )
 from lctx.memory.associative import recalled, rewritten
 from lctx.memory.base import Layer
+from lctx.memory.chunks import inverted
 from lctx.memory.infini import features
 from lctx.memory.infini import recalled as mean_of_past
 from lctx.models.segments import scan_segments, split
@@ -120,6 +121,21 @@ def test_the_delta_rule_writes_the_same_pair_once(close):
   once, _ = linear.memory.write(linear.param, carry, tokens, layer)
   twice, _ = linear.memory.write(linear.param, once, tokens, layer)
   close(twice.states[0], 2 * once.states[0])
+
+
+@pytest.mark.parametrize('size', [1, 2, 5, 16])
+def test_triangles_are_inverted_and_so_are_their_changes(size, close):
+  lower, change, given = (normal(i, 3, size, size) / 2 for i in range(3))
+
+  def inverse(x):
+    return np.linalg.inv(np.eye(size) + np.tril(x, -1))
+
+  got, moved = jax.jvp(inverted, (lower,), (change,))
+  close(got, inverse(np.float64(lower)))
+  step = 1e-30 * np.complex128(change * 1j)
+  close(moved, inverse(lower + step).imag / 1e-30)
+  _, back = jax.vjp(inverted, lower)
+  close(np.vdot(back(given)[0], change), np.vdot(given, moved))
 
 
 def test_an_association_that_is_written_anew_recalls_the_new_value(close):
