@@ -68,7 +68,7 @@ def segment_coords(document_BT: Array, start: int = 0) -> Coords:
   return Coords(
     index=index,
     position=index,
-    offset=run_lengths(document_BT),
+    offset=jnp.where(document_BT == EMPTY, 0, run_lengths(document_BT)),
     document=document_BT,
     segment=zeros + start,
     role=zeros,
@@ -121,14 +121,15 @@ def distance(q_at: Coords, k_at: Coords, of: str = 'index') -> Array:
 
 
 def offsets(document_BT: Array, document_B: Array, offset_B: Array) -> Array:
-  """Tokens of its own document before each token, [B, T].
+  """Tokens of its own document before each token, [B, T]; 0 for no token.
 
   The token before the first was of `document_B`, at `offset_B` in it.
   """
   runs_BT = run_lengths(document_BT)
   steps = jnp.arange(document_BT.shape[1], dtype=jnp.int32)[None]
   goes_on = (runs_BT == steps) & (document_BT == document_B[:, None])
-  return runs_BT + jnp.where(goes_on, offset_B[:, None] + 1, 0)
+  offset_BT = runs_BT + jnp.where(goes_on, offset_B[:, None] + 1, 0)
+  return jnp.where(document_BT == EMPTY, 0, offset_BT)
 
 
 def run_lengths(document_BT: Array) -> Array:

@@ -25,7 +25,7 @@ DOCUMENT = jnp.array(
 OFFSET = [
   [*range(12)],
   [*range(5), 0, *range(6)],
-  [*range(4), 0, 1, *range(6)],
+  [*range(4), 0, 0, *range(6)],
 ]
 
 
@@ -172,6 +172,19 @@ def test_past_its_limit_a_model_is_not_a_number_and_never_wrong():
   assert np.isnan(got[past]).all() and np.isfinite(got[0, :4]).all()
   lost = np.isnan(got).any(axis=-1)
   np.testing.assert_allclose(got[~lost], want[~lost], atol=1e-5)
+
+
+def test_rows_without_text_pass_no_limit(close):
+  """However long they are, and whatever reads there afterwards."""
+  short, ids = model(Learned(5)), tiny.some_ids(1, LENGTH)
+  params = tiny.large_params(short)
+  document = jnp.array([[-1] * 9 + [0] * 3], jnp.int32)
+  for segment in (4, LENGTH):
+    cut = [segment] * (LENGTH // segment)
+    got, _ = tiny.loop(short, params, ids, cut, document)
+    assert np.isfinite(got).all()
+    alone, _ = tiny.loop(short, params, ids[:, 9:], [3], document[:, 9:])
+    close(got[:, 9:], alone)
 
 
 def test_no_position_adds_nothing():
