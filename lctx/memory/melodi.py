@@ -125,8 +125,8 @@ class Melodi(Memory):
     ).replace(offset=jnp.repeat(now.offset, self.short, axis=1))
     new_short = _chosen(read_B1, Held(made, sat), short)
     if self.long:
-      own, x = within(param, 'long'), (segment.text.y, segment.after)
-      made = self._mixed(own, *x, segment, now, self.step)
+      own, text = within(param, 'long'), segment.text
+      made = self._mixed(own, text.y, segment.after, text.at, now, self.step)
       made = self.carrier.of_states(made, layer)
       document = jnp.repeat(now.document, self.step, axis=1)
       queue = pushed(long, made, segment_coords(document))
@@ -138,14 +138,14 @@ class Melodi(Memory):
 
   def _added(self, param, segment: Segment, now) -> Array:
     """The summary, and what text and summary add to it: [B, short, D]."""
-    text = self.norm(within(param, 'text_norm'), segment.text.y)
+    at, text = segment.text.at, segment.text.y
+    text = self.norm(within(param, 'text_norm'), text)
     summary = self.norm(within(param, 'summary_norm'), segment.after)
-    mixed = self._mixed(param, text, summary, segment, now, self.short)
+    mixed = self._mixed(param, text, summary, at, now, self.short)
     return segment.after + mixed
 
-  def _mixed(self, param, x, after, segment: Segment, now, count) -> Array:
+  def _mixed(self, param, x, after, at, now, count) -> Array:
     """The last document's text x, and `after` it, in `count` sums over both."""
-    at = segment.text.at
     of_last_BT = (at.document == now.document) & (at.document >= 0)
     x = jnp.where(of_last_BT[..., None], x, 0)
     both = jnp.concatenate([x, after], axis=1)
