@@ -144,15 +144,8 @@ def _check_effects(model: Decoder) -> None:
       f'{model.memory.length} carries nothing. Set the first to 0, or use '
       'model.memory=xlcache of some length.'
     )
-  sees, heads = any(run.memory.attends for run in model.runs), model.heads
-  absolute = type(model.position).embed is not Position.embed
-  if not sees and not absolute and model.position != NoPosition():
-    raise ValueError(
-      f'model.position = {model.position} has no effect: model.memory = '
-      f'{model.memory} lets no layer attend to tokens. Use '
-      'model.position=noposition.'
-    )
-  if not sees and (heads.span or heads.adaptive or heads.cap):
+  heads = model.heads
+  if not model.attends and (heads.span or heads.adaptive or heads.cap):
     raise ValueError(
       'model.heads has a span, a cap or adaptive scores without effect: '
       f'model.memory = {model.memory} lets no layer attend to tokens. Remove '
@@ -164,6 +157,21 @@ def _check_effects(model: Decoder) -> None:
       'is not there: with model.embed.div_val = 1 and no embed_width but the '
       "model's own, nothing is projected. Use () for no ties."
     )
+
+
+def unused_position(model: Decoder) -> str:
+  """A warning where no layer has a use for the position of the model.
+
+  It is not refused, so that a memory in place of attention is one line.
+  """
+  absolute = type(model.position).embed is not Position.embed
+  if model.attends or absolute or model.position == NoPosition():
+    return ''
+  return (
+    f'model.position = {model.position} has no effect: model.memory = '
+    f'{model.memory} lets no layer attend to tokens. With '
+    'model.position=noposition the model is the same.'
+  )
 
 
 def _check_order(model: Decoder) -> None:

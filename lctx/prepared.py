@@ -1,6 +1,7 @@
 """Everything about a run that can be known before anything compiles."""
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import jax
@@ -21,6 +22,8 @@ from lctx.sharding import rules
 from lctx.training import flops
 from lctx.training.state import State, abstract_state
 from lctx.types import Batch
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,8 @@ def prepared(config: Config, folder: Path) -> Run:
     transform = config.optimizer.transform(settings.steps, model.axes())
     averaged = bool(settings.ema)
     abstract = abstract_state(model, transform, lanes.rows, mesh, averaged)
+  if unused := configs.unused_position(model):
+    _log.warning(unused)
   return Run(
     config, folder, model, codec, train, valid, mesh, transform, abstract
   )

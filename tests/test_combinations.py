@@ -106,13 +106,8 @@ REFUSED = {
     | {'model__pattern__before': '3', 'model__pattern__gaps': '(1,2)'},
     ['model.memory = retrieval', 'leaves gaps', 'Use causal or window'],
   ),
-  'positions that nothing sees': (
-    {'model__memory': 'gateddelta'},
-    ['model.position', 'no effect', 'model.position=noposition'],
-  ),
   'a cap on nothing': (
-    {'model__memory': 'gateddelta', 'model__position': 'noposition'}
-    | {'model__heads__cap': '2.0'},
+    {'model__memory': 'gateddelta', 'model__heads__cap': '2.0'},
     ['model.heads', 'without effect', 'model.memory.gate'],
   ),
   'weights of another segment': (
@@ -200,7 +195,10 @@ def test_a_memory_that_reads_one_way_is_refused_where_queries_look_ahead():
     'associative',
     'compressive',
     'denseretrieval',
+    'gateddelta',
+    'gatedlinear',
     'infini',
+    'melodi',
     'retrieval',
     'sinkcache',
     'statecell',
@@ -208,7 +206,7 @@ def test_a_memory_that_reads_one_way_is_refused_where_queries_look_ahead():
   ],
 )
 def test_another_memory_is_one_line(memory):
-  model = settings(model__memory=memory).model
+  model = settings(model__memory=memory, data__segment='128').model
   assert type(model.memory).__name__.lower() == memory
 
 

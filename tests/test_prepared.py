@@ -10,6 +10,8 @@ from lctx import Adam, ByName, Checkpoints, Config, UserError, Words
 from lctx.data.byte_codec import Bytes, PublishedBytes
 from lctx.data.corpora import Text
 from lctx.data.lanes import Lanes
+from lctx.memory import GatedDelta
+from lctx.positions import NoPosition
 from lctx.prepared import fingerprint, model_flops, prepared
 
 
@@ -65,6 +67,17 @@ def test_another_tokenizer_than_checkpoints_rest_on_is_refused_in_words(
     assert part in str(error.value)
   assert 'is kept as' not in caplog.text
   assert prepared(config, tmp_path).codec.size == 256
+
+
+def test_positions_that_no_layer_uses_are_a_warning(config, tmp_path, caplog):
+  prepared(config, tmp_path)
+  assert 'no effect' not in caplog.text
+  model = dataclasses.replace(config.model, memory=GatedDelta())
+  run = prepared(dataclasses.replace(config, model=model), tmp_path / 'run')
+  said = [x.message for x in caplog.records if 'no effect' in x.message]
+  assert len(said) == 1 and 'model.position = RelativeXL' in said[0]
+  bare = dataclasses.replace(run.model, position=NoPosition())
+  assert bare.axes() == run.model.axes()  # of the same parameters
 
 
 def test_a_checkpoint_says_in_words_which_text_it_was_trained_on(

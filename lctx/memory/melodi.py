@@ -39,7 +39,7 @@ class Melodi(Memory):
 
   carrier: ClassVar[Hidden] = HIDDEN
 
-  segment: int
+  segment: int = 128
   short: int = 64
   long: int = 0
   step: int = 32

@@ -193,6 +193,8 @@ class Decoder(Recurrent):
 
     For parameters that stand still: the relative keys of all distances.
     """
+    if not self.attends:
+      return ((),) * len(self.runs)
     sizes, top = self.sizes(segment), params.get('once', {})
     shared = self.position.once(_given(top), sizes, lambda x: x)
 

@@ -62,6 +62,11 @@ class Recurrent(nn.Module):
       return (Run('layers', *runs[0]),)
     return tuple(Run(f'layers_{i}', *run) for i, run in enumerate(runs))
 
+  @property
+  def attends(self) -> bool:
+    """Whether any layer does, and so has a use for positions of pairs."""
+    return any(run.memory.attends for run in self.runs)
+
   def set_up_layers(self) -> None:
     """The submodules that layers are made of."""
     self.once = Owner(self.position.once)
@@ -93,7 +98,8 @@ class Recurrent(nn.Module):
 
   def layers_of(self, x, at, carry, scores, sizes, closing_B=None):
     """All of them: states, carry and auxiliary losses."""
-    position = self.once(sizes, self._drop) if scores is None else None
+    asks = scores is None and self.attends
+    position = self.once(sizes, self._drop) if asks else None
     layers, total = [], 0.0
     for i, run in enumerate(self.runs):
       memory = self.memory_once[i](sizes, self._drop)
