@@ -5,6 +5,7 @@ What the stack makes of the last ones is what the next segment begins with.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -12,7 +13,7 @@ from lctx.layers.norm import LayerNorm, Norm
 from lctx.layers.parameters import within
 from lctx.memory.base import Around, Memory, check_sees_all
 from lctx.memory.held import Held, nowhere
-from lctx.types import EMPTY, NOBODY
+from lctx.types import EMPTY, NOBODY, segment_coords
 
 PUBLISHED = 10
 
@@ -22,11 +23,13 @@ class Tokens(Memory):
   """`count` memory tokens before the text of each segment, and behind it.
 
   The document that goes on reads what it wrote; documents that begin read
-  learned tokens instead, which stand before those and see nothing but
-  themselves. `norm` is of what is kept, as a model's last norm is in the
-  published code. How many segments gradients pass through, `k2` there, is
-  train.gradient_segments.
+  learned tokens instead, which see nothing but themselves and stand right
+  before the first token, wherever that is in the segment. `norm` is of what is
+  kept, as a model's last norm is in the published code. How many segments
+  gradients pass through, `k2` there, is train.gradient_segments.
   """
+
+  in_order: ClassVar[bool] = False  # documents begin anywhere
 
   count: int = PUBLISHED
   norm: Norm = dataclasses.field(default_factory=LayerNorm)
@@ -50,12 +53,22 @@ class Tokens(Memory):
     q_document = near.q_at.document
     goes_on = (q_document == written_B1) | (q_document == NOBODY)
     begins = ~goes_on & (q_document >= 0)
-    k_at = own.k_at.take(0, count)
+    offset, k_at = (
+      near.q_at.offset,
+      segment_coords(
+        jnp.zeros((written_B1.shape[0], count), jnp.int32), -count
+      ),
+    )
     learned = near.replace(
       k=own.k[:, :count],
       v=own.v[:, :count],
-      q_at=near.q_at.replace(document=jnp.where(begins, 0, EMPTY)),
-      k_at=k_at.replace(document=jnp.zeros_like(k_at.document)),
+      q_at=near.q_at.replace(
+        index=offset,
+        position=offset,
+        document=jnp.where(begins, 0, EMPTY),
+        start=None,
+      ),
+      k_at=k_at,
     )
     return near, learned
 

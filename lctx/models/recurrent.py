@@ -148,8 +148,8 @@ class Recurrent(nn.Module):
     document_BT = jnp.repeat(place.document, around.after, axis=1)
     at = segment_coords(document_BT, start)
     began = jnp.full_like(at.segment, around.before)
-    offset = jnp.repeat(place.offset, around.after, axis=1)
-    return x.astype(sizes.dtype), at.replace(segment=began, offset=offset)
+    at = at.replace(segment=began, offset=place.offset + 1 + at.offset)
+    return x.astype(sizes.dtype), at
 
   def _kept(self, carry, x, place):
     around = self.memory.around

@@ -521,7 +521,18 @@ class ReadWrite(Around):
     self.memory = layer_norm(x, p, 'norm')
 
 
-class Tokens(Nothing):
+class InSteps(Nothing):
+  """Each step back costs `slope`, as ALiBi has it."""
+
+  def look(self, h, q, k, v):
+    def one(t, n, q_H):
+      cost = slope(n, q.shape[1]) * (t - np.arange(t + 1))
+      return attend(q_H, k[: t + 1, n], v[: t + 1, n], cost)
+
+    return each(q, one)
+
+
+class Tokens(InSteps):
   around = ReadWrite
 
 
@@ -532,7 +543,7 @@ class Behind(Around):
     return self.tokens
 
 
-class Associative(Nothing):
+class Associative(InSteps):
   """Rodkin et al. 2024, one memory token's write after the other in effect."""
 
   around = Behind

@@ -66,7 +66,8 @@ MEMORIES = {
 }
 
 
-PLACED = SinkCache, Compressive, Melodi  # they say how far off their states are
+# They say how far off their states are.
+PLACED = SinkCache, Compressive, Melodi, Tokens, Associative
 
 
 def model_with(memory):
