@@ -4,6 +4,7 @@ Rae et al. 2019 (Compressive Transformers).
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -135,14 +136,17 @@ class Compressive(Memory):
     last_BT = document_BT == document_BT.max(axis=1, keepdims=True)
     old_at = old_at.replace(document=jnp.where(last_BT, document_BT, EMPTY))
 
-    def compress(x):
-      given = within(param, 'compressor'), x, old_at.document, old_usage
+    own = within(param, 'compressor')
+    own_loss = self.compressor.learned and self.compressor.loss > 0
+
+    def compress(x, param):
+      given = param, x, old_at.document, old_usage
       return self.compressor.compress(*given, self.rate)
 
-    made_x, document_BG = compress(old_x)
+    made_x, document_BG = compress(old_x, _still(own) if own_loss else own)
     made_at, penalty = segment_coords(document_BG), jnp.zeros((), jnp.float32)
-    if self.compressor.learned and self.compressor.loss:
-      alone, _ = compress(jax.lax.stop_gradient(old_x))
+    if own_loss:
+      alone, _ = compress(jax.lax.stop_gradient(old_x), own)
       penalty = self.compressor.loss * reconstruction(
         layer, text, (old_x, old_at), (alone, made_at)
       )
@@ -211,6 +215,11 @@ def reconstruction(layer, text, old, new) -> Array:
   value, slope = jax.lax.stop_gradient(jax.value_and_grad(distance)(new[0]))
   moved = slope * (new[0] - jax.lax.stop_gradient(new[0]))
   return value.astype(jnp.float32) + moved.astype(jnp.float32).sum()
+
+
+def _still(param: Callable) -> Callable:
+  """The same parameters, which learn nothing of what is made with them."""
+  return lambda *asked: jax.lax.stop_gradient(param(*asked))
 
 
 def _evicted(held: Held, new: Recent, at):

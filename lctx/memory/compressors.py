@@ -75,9 +75,10 @@ class MaxPool(Grouped):
 class Conv(Grouped):
   """A convolution, as wide as its stride.
 
-  `loss` weighs the attention-reconstruction loss (section 3.2), which trains
-  the compressor and nothing else: how far what attention makes of compressed
-  states is from what it made of those they stand for, without positions.
+  `loss` weighs the attention-reconstruction loss (section 3.2): how far what
+  attention makes of compressed states is from what it made of those they stand
+  for, without positions. It trains the compressor and nothing else, and nothing
+  else trains the compressor; at 0, the loss of the text does.
   """
 
   learned, matrices = True, 1

@@ -164,9 +164,14 @@ class Nothing:
 
 
 class Compressive(Nothing):
-  """Rae et al. 2019: evicted states, every `rate` of them as one."""
+  """Rae et al. 2019: evicted states, every `rate` of them as one.
+
+  `lost`, where it is a list, gets how far attention to these is from attention
+  to what they stand for, of every segment: algorithm 2.
+  """
 
   recent, compressed, rate = 6, 4, 3
+  lost = None
 
   def begin(self):
     # What is empty at first is no state: None.
@@ -209,9 +214,21 @@ class Compressive(Nothing):
       usage = usage[: self.recent] + [0.0] * lead + usage[self.recent :]
     out, self.mem = both[: self.segment], both[self.segment :]
     out_usage, self.usage = usage[: self.segment], usage[self.segment :]
-    self.old = (self.old + self.made(out, out_usage))[-self.compressed :]
+    made = self.made(out, out_usage)
+    if self.lost is not None and any(s is not None for s in out):
+      far = self._content(x, out) - self._content(x, made)
+      self.lost.append(np.square(far).mean())
+    self.old = (self.old + made)[-self.compressed :]
 
   segment = 6
+
+  def _content(self, text, states):
+    """What a text sees in states, wherever they are."""
+    h = layer_norm(text, self.layer, 'norm_0')
+    q = np.einsum('td,dnh->tnh', h, self.layer['attention.query'])
+    there = np.stack([s for s in states if s is not None])
+    k, v = self.keys_and_values(there)
+    return each(q, lambda t, n, q: attend(q, k[:, n], v[:, n]))
 
   def made(self, out, usage):
     groups = [out[i : i + self.rate] for i in range(0, len(out), self.rate)]

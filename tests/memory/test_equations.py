@@ -36,7 +36,7 @@ from lctx.memory import (
 )
 from lctx.positions import Alibi, NoPosition
 
-SEGMENT, COUNT, ROWS = 6, 4, 2
+SEGMENT, COUNT, ROWS = 6, 5, 2
 LENGTH = SEGMENT * COUNT
 # One long document; and two that begin inside a segment, behind an empty slot.
 DOCUMENT = np.zeros((ROWS, LENGTH), np.int32)
