@@ -10,6 +10,7 @@ import tiny
 from test_equations import MEMORIES, SEGMENT, model_with
 
 from lctx.checkpoint import Checkpoints, CheckpointStore
+from lctx.generation import reading
 from lctx.memory import (
   HeadGate,
   Infini,
@@ -109,6 +110,24 @@ def test_the_form_for_inference_says_the_same(name, close):
     for m in (model, fast)
   )
   close(got, want)
+
+
+@pytest.mark.parametrize('name', EVERY)
+def test_rows_that_go_on_token_by_token_read_what_segments_do(name, close):
+  """Behind prompts of two lengths, so that segments close at other times."""
+  model = model_with(EVERY[name])
+  params, starts, count = tiny.large_params(model), (5, 2), 4
+  ids = tiny.some_ids(2, count * SEGMENT)
+  hidden, _ = tiny.loop(model, params, ids, [SEGMENT] * count)
+  logp = tiny.log_probs(model, params, hidden)
+  prompts = [np.asarray(row)[:n] for row, n in zip(ids, starts)]
+  steps = ids.shape[1] - max(starts)
+  turns = jnp.stack([row[n : n + steps] for row, n in zip(ids, starts)])
+  got = tiny.decoded(*reading.read(model, params, prompts, SEGMENT), turns)
+  for row, n in enumerate(starts):
+    there = logp[row, n : n + steps - 1]
+    want = np.take_along_axis(there, turns[row, 1:, None], axis=-1)[:, 0]
+    close(got[row], -want, 1e-4)
 
 
 def test_a_carry_that_does_not_fit_is_refused_by_name():
