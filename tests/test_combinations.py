@@ -121,8 +121,8 @@ REFUSED = {
     ['kernel = banded', 'model.memory = denseretrieval', 'kernel=chunked'],
   ),
   'several sets of keys in the stock kernel': (
-    {'model__memory': 'tokens', 'model__compute__kernel': 'splash'},
-    ['kernel = splash', 'model.memory = tokens', 'kernel=auto'],
+    {'model__memory': 'compressive', 'model__compute__kernel': 'splash'},
+    ['kernel = splash', 'model.memory = compressive', 'kernel=auto'],
   ),
   'a layer that is not there': (
     {'model__memory': 'onlayers', 'model__memory__layers': '(7,)'}
@@ -157,7 +157,7 @@ REFUSED = {
   ),
   'no such cell': (
     {'model__memory': 'statecell', 'model__memory__cell': 'triple'},
-    ["model.memory.cell = 'triple'", "'dual', 'single'"],
+    ['model.memory.cell = triple', 'Dual, Single, Skip'],
   ),
   'a gate out of reach': (
     {'model__memory': 'infini', 'model__memory__gate': 'headgate'}

@@ -3,6 +3,7 @@
 from lctx.memory.affine import Affine, Update, combine
 from lctx.memory.associative import Associative
 from lctx.memory.base import Around, Layer, Memory
+from lctx.memory.cells import Cell, Dual, Single, Skip
 from lctx.memory.compose import OnLayers, Together
 from lctx.memory.compressive import Compressive, ProjectedCompressive
 from lctx.memory.compressors import (
@@ -35,11 +36,13 @@ __all__ = [
   'Affine',
   'Around',
   'Associative',
+  'Cell',
   'Compressive',
   'Compressor',
   'Conv',
   'DenseRetrieval',
   'DilatedConv',
+  'Dual',
   'ElementGate',
   'FullGate',
   'GatedDelta',
@@ -63,7 +66,9 @@ __all__ = [
   'ProjectedXLCache',
   'Retrieval',
   'Segment',
+  'Single',
   'SinkCache',
+  'Skip',
   'StateCell',
   'Together',
   'Tokens',

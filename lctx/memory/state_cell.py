@@ -15,13 +15,14 @@ from lctx.layers.norm import Norm, RMSNorm
 from lctx.layers.parameters import within
 from lctx.memory.base import Memory
 from lctx.memory.carriers import projected
+from lctx.memory.cells import Cell, Skip
 from lctx.memory.gates import ElementGate, MemoryGate
 from lctx.memory.held import Held, nowhere, place
 from lctx.patterns.base import Everything
 from lctx.types import EMPTY, Array, Coords, segment_coords
 
 
-class Cell(NamedTuple):
+class States(NamedTuple):
   """The states of a row, and their keys and values where they are held."""
 
   x: Array  # [B, M, D]
@@ -35,34 +36,25 @@ class StateCell(Memory):
   Down the stack: tokens attend to the states as the segments before left them,
   by queries of their own, and the output projection joins both kinds of heads.
   Along the text: when a segment closes, states attend to themselves and to its
-  tokens, and what comes of it meets the states in `gate`. `cell` says how:
-
-    dual    projected and gated; then through a feed-forward part, gated again
-    single  through a feed-forward part and tanh, gated once
-    skip    projected and gated
+  tokens, and `cell` makes the next ones of what they saw, by `gate`. Where that
+  has a `zero_start`, what tokens recall is multiplied by a learned scale, which
+  starts at zero, and states change as they would without.
 
   Each state has a learned start, which documents that begin see, and an
-  identity, which is added to it when it is looked at or looks. `zero_start`
-  multiplies what tokens recall by a learned scale that starts at zero. The
-  published code also shows the states tokens of the segment before.
+  identity, which is added to it when it is looked at or looks. The published
+  code also shows the states tokens of the segment before.
   """
 
   states: int = 512
-  cell: str = 'skip'
+  cell: Cell = dataclasses.field(default_factory=Skip)
   gate: MemoryGate = dataclasses.field(default_factory=ElementGate)
   norm: Norm = dataclasses.field(default_factory=RMSNorm)
-  zero_start: bool = False
 
   def __post_init__(self):
     if self.states < 1:
       raise ValueError(
         f'model.memory.states = {self.states} counts the states of a layer and '
         'must be at least 1. Published: 512.'
-      )
-    if self.cell not in ('dual', 'single', 'skip'):
-      raise ValueError(
-        f"model.memory.cell = {self.cell!r} is no cell. Use 'dual', 'single' "
-        "or 'skip'."
       )
     if self.gate.of_heads:
       raise ValueError(
@@ -78,16 +70,12 @@ class StateCell(Memory):
     width, heads = sizes.width, sizes.num_heads * sizes.head_width
     asked = width * heads + 4 * heads * self.states  # these, and learned ones
     state = 8 * width * heads + 2 * heads * (self.states + segment)
-    joined = {
-      'dual': 2 * heads * width + 8 * width**2,
-      'single': 8 * heads * width + 4 * width**2,
-      'skip': 2 * heads * width,
-    }[self.cell]
+    joined = self.cell.products(width, 2 * heads)
     return 2.0 * (asked + (state + joined) * self.states / segment)
 
   def initial(self, batch, sizes, dtype):
     states = jnp.zeros((batch, self.states, sizes.width), dtype)
-    return Held(Cell(states), nowhere(batch))
+    return Held(States(states), nowhere(batch))
 
   def mix(self, param, carry, y, layer):
     at, sizes = layer.tokens.at, layer.sizes
@@ -107,7 +95,7 @@ class StateCell(Memory):
       ),
       None,
     ).astype(y.dtype)
-    if self.zero_start:
+    if self.gate.zero_start:
       shape, axes = y.shape[2:], ('heads', 'head_width')
       scale_NH = param('scale', shape, axes, nn.initializers.zeros)
       recalled *= scale_NH.astype(y.dtype)[None, None]
@@ -127,7 +115,7 @@ class StateCell(Memory):
     return projected(self, ProjectedStateCell)
 
   def _kept(self, param, states, sizes):
-    return Cell(states)
+    return States(states)
 
   def _held(self, param, carry, sizes):
     """Keys and values of the states."""
@@ -158,16 +146,8 @@ class StateCell(Memory):
     told = Dense()((_source(across, k, text.v, of_states, text.at),), None)
     both = jnp.concatenate([itself, told], axis=2)
     flat = both.reshape(*both.shape[:2], both.shape[2] * both.shape[3])
-    if self.cell == 'single':
-      new, hidden = _feed(param, flat, sizes.width)
-      return self.gate(within(param, 'gate'), states, jnp.tanh(new), hidden)
-    new = _linear(param, 'joined', flat, sizes.width)
-    states = self.gate(within(param, 'gate'), states, new, flat)
-    if self.cell == 'skip':
-      return states
-    normed = self.norm(within(param, 'ffn_norm'), states)
-    new, hidden = _feed(param, normed, sizes.width)
-    return self.gate(within(param, 'ffn_gate'), states, new, hidden)
+    gate = dataclasses.replace(self.gate, zero_start=False)
+    return self.cell(param, gate, states, flat)
 
   def _seen(self, param, states, sizes):
     """States as they are looked at: normed, each with its identity."""
@@ -214,7 +194,7 @@ class ProjectedStateCell(StateCell):
     )
 
   def _kept(self, param, states, sizes):
-    return Cell(states, self._keys_and_values(param, states, sizes))
+    return States(states, self._keys_and_values(param, states, sizes))
 
   def _held(self, param, carry, sizes):
     return carry.states.projected
@@ -223,16 +203,3 @@ class ProjectedStateCell(StateCell):
 def _source(q, k, v, q_at, k_at):
   """Without positions: masks see to documents only."""
   return Source(q, k, v, q_at, k_at, (), Everything())
-
-
-def _feed(param, x, width):
-  """A feed-forward part on x, and its hidden channels."""
-  hidden = nn.relu(_linear(param, 'ffn_in', x, 4 * width))
-  return _linear(param, 'ffn_out', hidden, width), hidden
-
-
-def _linear(param, name, x, width):
-  kernel = param(name, (x.shape[-1], width), (None, 'width'))
-  bias = param(f'{name}_bias', (width,), ('width',), nn.initializers.zeros)
-  y = jnp.einsum('bmd,df->bmf', x, kernel.astype(x.dtype))
-  return y + bias.astype(x.dtype)[None, None]

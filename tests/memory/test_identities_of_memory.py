@@ -16,6 +16,7 @@ from lctx.generation import decode, reading
 from lctx.memory import (
   Associative,
   DenseRetrieval,
+  Dual,
   ElementGate,
   FullGate,
   GatedDelta,
@@ -24,6 +25,7 @@ from lctx.memory import (
   Held,
   Infini,
   LstmGate,
+  Melodi,
   Memory,
   OnLayers,
   Retrieval,
@@ -356,26 +358,29 @@ def test_the_reconstruction_loss_is_its_equation_and_trains_its_own(
   assert trained(free, by_text)[2] > own
 
 
-ZERO = {
-  'infini': Infini(gate=HeadGate(zero_start=True)),
-  'infini, elements': Infini(delta=True, gate=ElementGate(zero_start=True)),
-  'infini, full': Infini(gate=FullGate(zero_start=True)),
-  'retrieval': Retrieval(12, 3, HeadGate(zero_start=True)),
-  'delta': GatedDelta(gate=LstmGate(zero_start=True)),
-  'cell': StateCell(3, zero_start=True),
-  'associative': Associative(2, 4),
+SHORT = Melodi(SEGMENT, 3)
+ZERO = {  # and what each is without
+  'infini': (Infini(gate=HeadGate(zero_start=True)), Memory()),
+  'infini, elements': (
+    Infini(delta=True, gate=ElementGate(zero_start=True)),
+    Memory(),
+  ),
+  'infini, full': (Infini(gate=FullGate(zero_start=True)), Memory()),
+  'retrieval': (Retrieval(12, 3, HeadGate(zero_start=True)), Memory()),
+  'delta': (GatedDelta(gate=LstmGate(zero_start=True)), Memory()),
+  'cell': (StateCell(3, gate=ElementGate(zero_start=True)), Memory()),
+  'cell, lstm': (StateCell(3, Dual(), LstmGate(zero_start=True)), Memory()),
+  'long': (
+    dataclasses.replace(SHORT, long=8, gate=ElementGate(zero_start=True)),
+    SHORT,
+  ),
 }
 
 
-@pytest.mark.parametrize('name', ZERO)
-def test_a_memory_that_starts_at_zero_leaves_a_trained_model_as_it_was(
-  name, close
-):
-  """Bit for bit, after several segments; and it has a gradient at once."""
-  plain = model_with(Memory())
-  more = dataclasses.replace(plain, memory=ZERO[name])
+def grown(plain, memory):
+  """The same model with more memory, and the parameters of both."""
+  more = dataclasses.replace(plain, memory=memory)
   params = tiny.large_params(plain)
-  grown = more.init_params(jax.random.key(0))
 
   def taken(path, new):
     old = params
@@ -385,37 +390,53 @@ def test_a_memory_that_starts_at_zero_leaves_a_trained_model_as_it_was(
       return new if old is None else old
     return new.at[:, : old.shape[1]].set(old)  # of more heads, the first
 
-  grown = jax.tree_util.tree_map_with_path(taken, grown)
-  ids = tiny.some_ids(2, 3 * SEGMENT)
-  want, _ = tiny.loop(plain, params, ids, [SEGMENT] * 3)
-  got, _ = tiny.loop(more, grown, ids, [SEGMENT] * 3)
-  if name == 'associative':  # products with more rows round in another order
-    close(got, want, 1e-6)
-  else:
-    np.testing.assert_array_equal(got, want)
+  begun = more.init_params(jax.random.key(0))
+  return more, params, jax.tree_util.tree_map_with_path(taken, begun)
+
+
+def moved(model, params, ids):
+  """The largest gradient of each parameter of the layers' memory."""
 
   @tiny.quick_jit
   def grad(params):
     def loss(params):
       def one(carry, tokens):
         at = segment_coords(jnp.zeros_like(tokens))
-        hidden, carry, _ = more.apply({'params': params}, tokens, at, carry)
+        hidden, carry, _ = model.apply({'params': params}, tokens, at, carry)
         return carry, jnp.square(hidden).sum()
 
-      parts = split(ids, SEGMENT)
-      _, sums = scan_segments(one, more.initial(2), parts, gradient_segments=2)
-      return sums.sum()
+      parts, start = split(ids, SEGMENT), model.initial(2)
+      return scan_segments(one, start, parts, gradient_segments=2)[1].sum()
 
     return jax.grad(loss)(params)
 
-  grads = grad(grown)['layers']
-  starts = 'memory_value' if name == 'associative' else 'scale'
-  moved = [
-    np.abs(g).max()
-    for n, g in grads.items()
-    if n.startswith('memory') and n.endswith(starts)
-  ]
-  assert max(moved) > 0
+  layers = grad(params)['layers'].items()
+  return {n: np.abs(g).max() for n, g in layers if n.startswith('memory')}
+
+
+@pytest.mark.parametrize('name', ZERO)
+def test_a_memory_that_starts_at_zero_leaves_a_trained_model_as_it_was(name):
+  """Bit for bit, after several segments; and it has a gradient at once."""
+  memory, without = ZERO[name]
+  plain = model_with(without)
+  more, params, both = grown(plain, memory)
+  ids = tiny.some_ids(2, 3 * SEGMENT)
+  want, _ = tiny.loop(plain, params, ids, [SEGMENT] * 3)
+  got, _ = tiny.loop(more, both, ids, [SEGMENT] * 3)
+  np.testing.assert_array_equal(got, want)
+  sizes = moved(more, both, ids)
+  assert max(x for n, x in sizes.items() if n.endswith('scale')) > 0
+
+
+def test_associations_start_with_values_of_zero(close):
+  """To the last digits: products with more rows round in another order."""
+  plain = model_with(Memory())
+  more, params, both = grown(plain, Associative(2, 4))
+  ids = tiny.some_ids(2, 3 * SEGMENT)
+  want, _ = tiny.loop(plain, params, ids, [SEGMENT] * 3)
+  got, _ = tiny.loop(more, both, ids, [SEGMENT] * 3)
+  close(got, want, 1e-6)
+  assert moved(more, both, ids)['memory_value'] > 0
 
 
 @pytest.mark.parametrize('name', ['tokens', 'cell, skip', 'infini'])
