@@ -95,7 +95,13 @@ def test_any_memory_reads_on_and_fits_in_a_file(memory, tmp_path, close):
   some = loaded_of(memory=memory, position=Rope())
   lctx.save_memory(some.read(A[:11]), tmp_path / 'memory')
   first = lctx.load_memory(tmp_path / 'memory', some)
-  same(some.read(A[11:] + B, after=first), some.read(A + B), close)
+  asked = some.score(B, after=first)
+  close(asked, some.score(A[:11] + B)[-len(B) :], 1e-4)
+  last = some.read(A[11:] + B, after=first)
+  same(last, some.read(A + B), close)
+  # Back to the first, which reading on has not changed.
+  np.testing.assert_array_equal(some.score(B, after=first), asked)
+  assert np.abs(some.score(B, after=last) - asked).max() > 0.01
 
 
 @pytest.mark.parametrize('cut', [1, 9, 15, 23, 30])
