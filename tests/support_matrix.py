@@ -27,8 +27,10 @@ HEAD = """# Support matrix
 
 Written by `tests/support_matrix.py` of a run of the grid and of what is in
 [`measured`](measured); the table behind the grid is
-[`tests/grid.py`](../tests/grid.py). `python -m pytest -m grid` runs every cell,
-the suite a cover in which any two entries meet.
+[`tests/grid.py`](../tests/grid.py). `python -m pytest -m grid` runs every cell.
+The suite runs a cover in which any two entries meet that differ in more than
+numbers: not every stretch of RoPE, and beside memories few patterns that look
+ahead.
 
 Run of {date}, {where}: {passed:,} cells passed, {failed:,} failed, {left:,}
 were not run.
@@ -74,10 +76,10 @@ attention reaches brings something, over that of another book and over none, and
 where it beats its twin and the plain windows up to the first that costs as many
 operations a token; intervals (95 %) resample books, of one training each.
 "Recall": the longest gap, in segments, over which nine of ten values are found
-by keys never seen, the median of seeds; no model was trained on more than
-{trained}, none is asked over more than {asked} (`python -m
-benchmarks.learning`). [The log](log.md) has commands, tables and pictures,
-[`measured`](measured) every number.
+by keys never seen, from the last gap learned on, the median of seeds; no model
+was trained on more than {trained}, none is asked over more than {asked}
+(`python -m benchmarks.learning`). [The log](log.md) has commands, tables and
+pictures, [`measured`](measured) every number.
 
 """
 HELPS_COLUMNS = (

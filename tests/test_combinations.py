@@ -203,10 +203,12 @@ def test_a_memory_that_reads_one_way_is_refused_where_queries_look_ahead():
     'sinkcache',
     'statecell',
     'tokens',
+    'xlcache',
   ],
 )
 def test_another_memory_is_one_line(memory):
   model = settings(model__memory=memory, data__segment='128').model
+  assert model.remembers
   assert type(model.memory).__name__.lower() == memory
 
 

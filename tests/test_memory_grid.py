@@ -91,7 +91,7 @@ def remember(cell, close):
 
 
 def pytest_generate_tests(metafunc):
-  """The suite has a cover, `pytest -m grid` has every cell."""
+  """The suite has a cover of kinds, `pytest -m grid` every two entries."""
   everything = 'grid' in metafunc.config.option.markexpr.split()
   cells = {
     'test_any_memory_serves_any_position_and_pattern': lambda: grid.with_memory(

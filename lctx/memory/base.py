@@ -126,7 +126,7 @@ class Memory:
     return 0.0
 
   def check_segment(self, segment: int, field: str) -> None:
-    """Raises ValueError where segments of this length, of `field`, are none."""
+    """Raises ValueError, naming `field`, for a length of segment it forbids."""
 
   def check(self, sizes: Sizes, pattern: Pattern, heads: Any) -> None:
     """Raises ValueError where it cannot serve such a model."""

@@ -134,7 +134,7 @@ class DilatedConv(Conv):
 
 @dataclasses.dataclass(frozen=True)
 class MostUsed(Compressor):
-  """Those that attention gave most to while they were in memory."""
+  """Those that attention gave most to, in all, while they were in memory."""
 
   by_usage = True
 

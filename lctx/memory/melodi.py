@@ -32,6 +32,7 @@ class Melodi(Memory):
   before the text of the next segment. With `long` slots it also mixes each
   segment into `step` tokens, which it keeps until the slots are full, and
   `gate` joins what attention to these recalls, without positions, to the rest.
+  A token sees itself, as everywhere here; in the published code it does not.
 
   As published, one layer in the middle has the long memory:
   onlayers(layers=(6,), memory=Melodi(..., long=4096), others=Melodi(...)).
@@ -151,7 +152,7 @@ class Melodi(Memory):
     both = jnp.concatenate([x, after], axis=1)
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
     shape = self.segment + self.short, count
-    kernel_TM = param('kernel', shape, ('positions', None), init)
+    kernel_TM = param('kernel', shape, (None, None), init)
     bias_M = param('bias', (count,), (None,), nn.initializers.zeros)
     mixed = jnp.einsum('btd,tm->bmd', both, kernel_TM.astype(both.dtype))
     return mixed + bias_M.astype(both.dtype)[None, :, None]

@@ -26,7 +26,7 @@ class XLCache(Memory):
 
   carrier: ClassVar[Hidden] = HIDDEN
 
-  length: int = 0
+  length: int = 128
   same_length: bool = False
 
   def __post_init__(self):

@@ -67,7 +67,7 @@ def first_layer(carry: Carry) -> Carry:
 
 
 def check_alike(carry: ModelCarry, wanted: ModelCarry, memory: str) -> None:
-  """Raises ValueError for a carry that is not shaped as `wanted` is."""
+  """Raises ValueError for a carry that is not shaped and typed as `wanted`."""
   layers = tuple(layer.replace(open=None) for layer in carry.layers)
   held = carry.replace(layers=layers)
   if jax.tree.structure(held) != jax.tree.structure(wanted):
@@ -77,12 +77,13 @@ def check_alike(carry: ModelCarry, wanted: ModelCarry, memory: str) -> None:
     )
   named = jax.tree_util.tree_leaves_with_path(held)
   for (path, got), want in zip(named, jax.tree.leaves(wanted)):
-    if got.shape != want.shape:
+    if (got.shape, got.dtype) != (want.shape, want.dtype):
       name = jax.tree_util.keystr(path, simple=True, separator='.')
       raise ValueError(
-        f'carry.{name} has shape {got.shape}, but model.memory = {memory} '
-        f'carries {want.shape} here. Use a carry that model.initial(rows) of '
-        'this model began, with as many rows as there are texts.'
+        f'carry.{name} is {got.dtype} of shape {got.shape}, but model.memory = '
+        f'{memory} carries {want.dtype} of shape {want.shape} here. Use a '
+        'carry that model.initial(rows) of this model began, with as many rows '
+        'as there are texts.'
       )
 
 

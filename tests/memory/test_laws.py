@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import grid
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +10,14 @@ import pytest
 import tiny
 from test_equations import MEMORIES, SEGMENT, model_with
 
+import lctx
 from lctx.checkpoint import Checkpoints, CheckpointStore
 from lctx.generation import reading
 from lctx.memory import (
+  Affine,
   HeadGate,
   Infini,
+  Memory,
   OnLayers,
   Together,
   Tokens,
@@ -179,3 +183,27 @@ def test_what_is_compressed_is_of_one_document(name, close):
   )
   close(first[0, 8:], then[0, 8:], 1e-6)
   close(first[1, 10:], then[1, 10:], 1e-6)
+
+
+def kinds(memory):
+  """The memory's class, and those of what it is made of."""
+  yield type(memory)
+  for field in dataclasses.fields(memory):
+    if isinstance(value := getattr(memory, field.name), Memory):
+      yield from kinds(value)
+
+
+def test_every_memory_there_is_stands_in_the_grid():
+  known = {
+    kind
+    for memory in (*grid.MEMORIES.values(), *grid.BESIDE.values())
+    for kind in kinds(memory)
+  }
+  exported = {
+    kind
+    for name in lctx.memory.__all__
+    if isinstance(kind := getattr(lctx.memory, name), type)
+    and issubclass(kind, Memory)
+  }
+  forms = {kind for kind in exported if kind.__name__.startswith('Projected')}
+  assert exported - forms - {Memory, Affine} <= known
