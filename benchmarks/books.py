@@ -78,8 +78,8 @@ def ways(reach: int) -> tuple[Way, ...]:
   return (
     Way('swap', 1),
     Way('none', 1, forget=True),
-    Way('2 beyond, forgotten', reach + 3, forget=True),
     *(Way(f'{b} beyond', reach + b + 1) for b in BEYOND),
+    *(Way(f'{b} beyond, forgotten', reach + b + 1, True) for b in BEYOND),
   )
 
 
@@ -294,7 +294,7 @@ def program() -> None:
     print(timing.heading(timing.machine()))
     folder = Path(workdir.value)
     shelved = shelves(Path(books.value), folder, size, steps.value)
-    same = {'steps': steps.value, 'width': size.width}
+    same = {'steps': steps.value, 'width': size.width, 'beyond': str(BEYOND)}
     found = timing.known(path.value, **same)
     for name in names:
       if name in {x['model'] for x in found}:

@@ -14,19 +14,13 @@ from benchmarks import timing
 
 RESAMPLES = 10_000
 FAR = '2 beyond', '2 beyond, forgotten'  # what must help
+DISTANCES = 1, 2, 4, 8  # segments beyond the reach
 BY_DISTANCE = (
-  'memory',
-  'reach',
-  'steps',
-  'seconds',
-  'bits/byte',
-  '1 beyond',
-  '2 beyond',
-  '4 beyond',
-  '8 beyond',
-  '2 beyond, forgotten',
+  *('memory', 'against', 'all'),
+  *(f'{n} beyond' for n in DISTANCES),
 )
-AGAINST = ('memory', 'MFLOPs', 'swap', 'none', 'twin', 'rival', 'its gain', '')
+COSTS = 'memory', 'reach', 'steps', 'seconds', 'bits/byte'
+AGAINST = 'memory', 'MFLOPs', 'best plain', 'gain over it', ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +64,26 @@ def rival(found: dict, every: list[dict]) -> dict | None:
   return min(some, key=lambda x: np.mean(x['own']['1']), default=None)
 
 
-def over(found: dict, plain: dict | None) -> Gain | None:
-  """What a memory gains over a model without one."""
-  return plain and gain(plain['own']['1'], found['own']['1'])
+def over(found: dict, plain: dict | None, period: str = '1') -> Gain | None:
+  """What a memory gains over a model without one, where a way counts."""
+  return plain and gain(plain['own'][period], found['own'][period])
+
+
+def by_distance(found: dict, every: list[dict]) -> dict[str, list[Gain | None]]:
+  """Gains where so much text lies beyond the reach, over all there is."""
+  far = [f'{n} beyond' for n in DISTANCES]
+  periods = [str(found['ways'][name]['period']) for name in far]
+  twin, best = twin_of(every), rival(found, every)
+  return {
+    "another's": [of_way(found, name) for name in far],
+    'none': [of_way(found, f'{name}, forgotten') for name in far],
+    'twin': [over(found, twin, p) for p in periods],
+    'best plain': [over(found, best, p) for p in periods],
+  }
+
+
+def twin_of(every: list[dict]) -> dict | None:
+  return next((x for x in every if x['model'] == 'none'), None)
 
 
 def verdict(found: dict, every: list[dict]) -> str:
@@ -88,8 +99,8 @@ def verdict(found: dict, every: list[dict]) -> str:
 
 def table(every: list[dict]) -> str:
   """Bits and gains of all models that remember, and bits of the others."""
-  twin = next((x for x in every if x['model'] == 'none'), None)
-  far, against, plain = [], [], []
+  twin = twin_of(every)
+  costly, far, against, plain = [], [], [], []
   for x in every:
     bits = f'{np.mean(x["own"]["1"]):.4f}'
     costs = x['flops'] / 1e6
@@ -97,13 +108,13 @@ def table(every: list[dict]) -> str:
       plain.append((x['model'], x['steps'], x['seconds'], bits, costs))
       continue
     best = rival(x, every)
-    gains = [of_way(x, f'{n} beyond') for n in (1, 2, 4, 8)]
-    gains.append(of_way(x, FAR[1]))
-    far.append((x['model'], x['reach'], x['steps'], x['seconds'], bits, *gains))
+    costly.append((x['model'], x['reach'], x['steps'], x['seconds'], bits))
+    wholes = of_way(x, 'swap'), of_way(x, 'none'), over(x, twin), over(x, best)
+    for (other, gains), whole in zip(by_distance(x, every).items(), wholes):
+      far.append((x['model'], other, whole, *gains))
     against.append(
       (
-        *(x['model'], costs, of_way(x, 'swap'), of_way(x, 'none')),
-        *(over(x, twin), best and best['model']),
+        *(x['model'], costs, best and best['model']),
         *(over(x, best), verdict(x, every)),
       )
     )
@@ -111,6 +122,7 @@ def table(every: list[dict]) -> str:
   return '\n\n'.join(
     timing.table(columns, rows)
     for columns, rows in (
+      (COSTS, costly),
       (BY_DISTANCE, far),
       (AGAINST, against),
       (without, plain),
@@ -119,7 +131,7 @@ def table(every: list[dict]) -> str:
 
 
 def pictured(every: list[dict], path: str) -> None:
-  """Gains at distances, a line a memory, with intervals."""
+  """Gains at distances, a panel a memory, with intervals."""
   found = [x for x in every if x['ways']]
   if not path or not found:
     return
@@ -138,16 +150,24 @@ def pictured(every: list[dict], path: str) -> None:
   for panel in axes.flat[len(found) :]:
     panel.set_axis_off()
   for panel, x in zip(axes.flat, found):
-    distances = (1, 2, 4, 8)
-    gains = [of_way(x, f'{n} beyond') for n in distances]
-    middle = np.array([g.value for g in gains])
-    ends = [middle - [g.low for g in gains], [g.high for g in gains] - middle]
-    panel.errorbar(distances, middle, ends, marker='.', capsize=3)
+    for shift, (other, gains) in enumerate(by_distance(x, every).items()):
+      if None in gains:
+        continue
+      at = np.array(DISTANCES) * 1.06**shift  # so that none hides another
+      middle = np.array([g.value for g in gains])
+      low, high = ([getattr(g, e) for g in gains] for e in ('low', 'high'))
+      ends = [middle - low, high - middle]
+      panel.errorbar(at, middle, ends, marker='.', capsize=2, label=other)
     panel.axhline(0, color='0.6', linewidth=1)
     panel.set_title(x['model'], fontsize=9)
     panel.set_xscale('log', base=2)
-    panel.set_xticks(distances, map(str, distances))
-  figure.suptitle("Text far back in the book, against another book's there")
+    panel.set_xticks(DISTANCES, map(str, DISTANCES))
+    panel.set_yscale('symlog', linthresh=1e-3)
+  axes.flat[0].legend(fontsize=7)
+  figure.suptitle(
+    "What a memory of its own book saves, against another book's or none\n"
+    'beyond a distance, and against models without one'
+  )
   figure.supxlabel('segments beyond what attention reaches')
   figure.supylabel('bits per byte saved')
   figure.savefig(path)

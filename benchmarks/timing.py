@@ -131,10 +131,11 @@ def known(path: str | Path, **settings) -> list[dict]:
   lines = Path(path).read_text().splitlines() if Path(path).is_file() else []
   found = [json.loads(line) for line in lines]
   for name, value in settings.items():
-    if other := {x.get(name) for x in found} - {value}:
+    if others := {x.get(name) for x in found} - {value}:
+      there = ', '.join(sorted(map(str, others)))
       raise UserError(
-        f'{path} holds runs of {name} = {sorted(other)}, and these would be '
-        f'of {value}. Give another --results.'
+        f'{path} holds runs of {name} = {there}, and these would be of '
+        f'{value}. Give another --results.'
       )
   return found
 
