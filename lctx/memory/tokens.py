@@ -53,22 +53,19 @@ class Tokens(Memory):
     q_document = near.q_at.document
     goes_on = (q_document == written_B1) | (q_document == NOBODY)
     begins = ~goes_on & (q_document >= 0)
-    offset, k_at = (
-      near.q_at.offset,
-      segment_coords(
-        jnp.zeros((written_B1.shape[0], count), jnp.int32), -count
-      ),
+    offset = near.q_at.offset
+    begins_at = near.q_at.replace(
+      index=offset,
+      position=offset,
+      document=jnp.where(begins, 0, EMPTY),
+      start=None,
     )
+    seen = jnp.zeros((written_B1.shape[0], count), jnp.int32)
     learned = near.replace(
       k=own.k[:, :count],
       v=own.v[:, :count],
-      q_at=near.q_at.replace(
-        index=offset,
-        position=offset,
-        document=jnp.where(begins, 0, EMPTY),
-        start=None,
-      ),
-      k_at=k_at,
+      q_at=begins_at,
+      k_at=segment_coords(seen, -count),
     )
     return near, learned
 
