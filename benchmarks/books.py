@@ -46,7 +46,7 @@ LARGE = Size(14, 768, 64, 512, 1024, 8192, 16_384, 6e-4, 'bfloat16')
 WINDOWS = 2, 4, 8  # segments
 TRAINED = 4  # segments that gradients flow through
 READ = 128  # segments of each book
-BEYOND = (1, 2, 4, 8)  # segments beyond the reach
+BEYOND = books_report.DISTANCES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,6 @@ from lctx.fields import check, fields_of
 from lctx.models.decoder import Decoder
 from lctx.optimizer import Optimizer
 from lctx.overrides import from_json, override, to_json
-from lctx.positions import NoPosition, Position
 from lctx.sharding.mesh import Mesh
 from lctx.training.metrics import Logging
 from lctx.training.step import Training
@@ -157,21 +156,6 @@ def _check_effects(model: Decoder) -> None:
       'is not there: with model.embed.div_val = 1 and no embed_width but the '
       "model's own, nothing is projected. Use () for no ties."
     )
-
-
-def unused_position(model: Decoder) -> str:
-  """A warning where no layer has a use for the position of the model.
-
-  It is not refused, so that a memory in place of attention is one line.
-  """
-  absolute = type(model.position).embed is not Position.embed
-  if model.attends or absolute or model.position == NoPosition():
-    return ''
-  return (
-    f'model.position = {model.position} has no effect: model.memory = '
-    f'{model.memory} lets no layer attend to tokens. With '
-    'model.position=noposition the model is the same.'
-  )
 
 
 def _check_order(model: Decoder) -> None:

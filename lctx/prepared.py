@@ -17,6 +17,7 @@ from lctx.evaluation.measure import spelled
 from lctx.evaluation.units import Units
 from lctx.models.decoder import Decoder
 from lctx.models.segments import check_runs
+from lctx.positions import NoPosition, Position
 from lctx.sharding import mesh as meshes
 from lctx.sharding import rules
 from lctx.training import flops
@@ -67,10 +68,24 @@ def prepared(config: Config, folder: Path) -> Run:
     transform = config.optimizer.transform(settings.steps, model.axes())
     averaged = bool(settings.ema)
     abstract = abstract_state(model, transform, lanes.rows, mesh, averaged)
-  if unused := configs.unused_position(model):
-    _log.warning(unused)
+  _warn_unused(model)
   return Run(
     config, folder, model, codec, train, valid, mesh, transform, abstract
+  )
+
+
+def _warn_unused(model: Decoder) -> None:
+  """Says where no layer has a use for the position of the model.
+
+  It is not refused, so that a memory in place of attention is one line.
+  """
+  absolute = type(model.position).embed is not Position.embed
+  if model.attends or absolute or model.position == NoPosition():
+    return
+  _log.warning(
+    f'model.position = {model.position} has no effect: model.memory = '
+    f'{model.memory} lets no layer attend to tokens. With '
+    'model.position=noposition the model is the same.'
   )
 
 

@@ -28,9 +28,10 @@ HEAD = """# Support matrix
 Written by `tests/support_matrix.py` of a run of the grid and of what is in
 [`measured`](measured); the table behind the grid is
 [`tests/grid.py`](../tests/grid.py). `python -m pytest -m grid` runs every cell.
-The suite runs a cover in which any two entries meet that differ in more than
-numbers: not every stretch of RoPE, and beside memories few patterns that look
-ahead.
+The suite runs a cover in which any two entries meet whose terms of logits
+differ in more than numbers, so not every stretch of RoPE. Beside memories it
+leaves positions that are added to tokens, causal buckets of T5 and all patterns
+that look ahead but the bidirectional one to the grid.
 
 Run of {date}, {where}: {passed:,} cells passed, {failed:,} failed, {left:,}
 were not run.
