@@ -36,7 +36,7 @@ def model():
 
 @pytest.fixture
 def params(model):
-  first = model.init_params(jax.random.key(0))
+  first = jax.jit(model.init_params)(jax.random.key(0))
   return jax.tree.map(lambda x: 5 * x, first)  # so that context matters
 
 

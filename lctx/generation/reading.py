@@ -85,15 +85,7 @@ def begin(
   reader = Reader(fast, params, _scores(fast, params, segment))
   if after is not None:
     return reader, after.rows(num_rows)
-  dtype, embed = model.compute.jax_dtype, model.embed
-  state = State(
-    carry=fast.open(params, num_rows, segment, reader.scores),
-    hidden_BD=jnp.zeros((num_rows, embed.width), dtype),
-    seen_BV=jnp.zeros((num_rows, embed.vocab), bool),
-    stopped_B=jnp.zeros(num_rows, bool),
-    step=jnp.zeros((), jnp.int32),
-  )
-  return reader, state
+  return reader, _unread(reader, num_rows, segment)
 
 
 def read(
@@ -238,6 +230,18 @@ def advance(reader: Reader, carry: Carry, tokens_BT: Array, at: Coords):
     lambda carry: model.close(reader.params, carry, reader.scores),
     lambda carry: carry,
     carry,
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _unread(reader: Reader, num_rows: int, segment: int) -> State:
+  model, embed = reader.model, reader.model.embed
+  return State(
+    carry=model.open(reader.params, num_rows, segment, reader.scores),
+    hidden_BD=jnp.zeros((num_rows, embed.width), model.compute.jax_dtype),
+    seen_BV=jnp.zeros((num_rows, embed.vocab), bool),
+    stopped_B=jnp.zeros(num_rows, bool),
+    step=jnp.zeros((), jnp.int32),
   )
 
 

@@ -83,6 +83,7 @@ class Recurrent(nn.Module):
         in_axes=(0, 0, *(nn.broadcast,) * 4),
         length=run.depth,
         unroll=min(self.compute.unroll, run.depth),
+        check_constancy_invariants=False,  # traces all layers once more
         metadata_params={nn.PARTITION_NAME: 'layers'},
       )(
         self.stack,

@@ -1,6 +1,7 @@
 """What the equations of single memories imply."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
@@ -67,10 +68,11 @@ class Part:
     self.made = {}
 
   def param(self, name, shape, axes, init=None):
-    if name not in self.made:
-      values = normal(len(self.made) + 1, *shape)
-      self.made[name] = values / (shape[0] ** 0.5 if len(shape) > 1 else 1)
-    return self.made[name]
+    if name not in self.made:  # no part of any program
+      random = np.random.default_rng(len(self.made) + 1)
+      scale = shape[0] ** 0.5 if len(shape) > 1 else 1
+      self.made[name] = np.float32(random.standard_normal(shape) / scale)
+    return jnp.asarray(self.made[name])
 
   def projected(self, name, x):
     kernel = self.param(name, (D, N, H), ())
@@ -161,13 +163,32 @@ AFFINE = {
 }
 
 
+combined = tiny.quick_jit(combine)
+
+
+@functools.cache
+def affine_part(name):
+  return Part(AFFINE[name])
+
+
+@functools.partial(tiny.quick_jit, static_argnums=0)
+def stretch(part, carry, x, document):
+  """What a stretch does to any state, and the carry after it."""
+  memory, (tokens, layer) = part.memory, part.read(x, document)
+  update = memory.summarise(part.param, tokens, carry, layer)
+  if isinstance(memory, GatedDelta):
+    y = jnp.zeros((*document.shape, N, H))
+    _, carry = memory.mix(part.param, carry, y, layer)
+  return update, memory.write(part.param, carry, tokens, layer)[0]
+
+
 @pytest.mark.parametrize('seed', range(3))
 @pytest.mark.parametrize('name', AFFINE)
 def test_stretches_combine_in_any_order_to_what_one_after_the_other_did(
   name, seed, close
 ):
   """With documents that begin anywhere, and slots that hold nothing."""
-  part, random = Part(AFFINE[name]), np.random.default_rng(seed)
+  part, random = affine_part(name), np.random.default_rng(seed)
   memory, sizes, length = part.memory, part.sizes, 24
   x = normal(seed, 2, length, D)
   document = np.sort(random.integers(0, 3, (2, length)), axis=1)
@@ -177,17 +198,12 @@ def test_stretches_combine_in_any_order_to_what_one_after_the_other_did(
   carry = memory.initial(2, sizes, jnp.float32)
   updates, start = [], carry
   for begin, end in itertools.pairwise(cuts):
-    tokens, layer = part.read(
-      x[:, begin:end], jnp.asarray(document[:, begin:end], jnp.int32)
-    )
-    updates.append(memory.summarise(part.param, tokens, carry, layer))
-    y = jnp.zeros((2, end - begin, N, H))
-    if isinstance(memory, GatedDelta):
-      _, carry = memory.mix(part.param, carry, y, layer)
-    carry, _ = memory.write(part.param, carry, tokens, layer)
+    now = jnp.asarray(document[:, begin:end], jnp.int32)
+    update, carry = stretch(part, carry, x[:, begin:end], now)
+    updates.append(update)
   while len(updates) > 1:
     i = random.integers(len(updates) - 1)
-    updates[i : i + 2] = [combine(*updates[i : i + 2])]
+    updates[i : i + 2] = [combined(*updates[i : i + 2])]
   held, want = start, carry
   while not isinstance(held, Held):
     held, want = held[0], want[0]
@@ -391,7 +407,7 @@ def grown(plain, memory):
       return new if old is None else old
     return new.at[:, : old.shape[1]].set(old)  # of more heads, the first
 
-  begun = more.init_params(jax.random.key(0))
+  begun = tiny.quick_jit(more.init_params)(jax.random.key(0))
   return more, params, jax.tree_util.tree_map_with_path(taken, begun)
 
 

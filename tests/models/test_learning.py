@@ -64,7 +64,7 @@ def trained(memory):
   settings = Training(steps=steps, gradient_segments=int(memory == WRITTEN))
   schedule = optax.warmup_cosine_decay_schedule(0, 5e-3, 50, steps)
   transform = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-  params = model.init_params(jax.random.key(0))
+  params = jax.jit(model.init_params)(jax.random.key(0))
   # Each its own buffer, because the step takes them over.
   zero = functools.partial(jnp.zeros, (), jnp.int32)
   state = State(
