@@ -75,9 +75,9 @@ def test_a_model_that_learned_nothing_is_at_chance():
 def test_a_gap_ends_when_it_is_learned_as_well_as_it_will_be():
   assert not learning.ended(0.92, steps=1900, since=450)
   assert learning.ended(0.92, steps=600, since=500)
-  assert not learning.ended(0.8, steps=1950, since=1500)
-  assert not learning.ended(0.2, steps=950, since=900)
-  assert learning.ended(0.2, steps=1000, since=0)
+  assert not learning.ended(0.3, steps=1900, since=450)
+  assert not learning.ended(0.2, steps=450, since=400)
+  assert learning.ended(0.2, steps=500, since=0)
 
 
 def test_a_model_is_kept_as_it_was_at_its_best(monkeypatch):
@@ -94,13 +94,14 @@ def test_a_model_is_kept_as_it_was_at_its_best(monkeypatch):
     return next(told)
 
   monkeypatch.setattr(learner, 'accuracy', accuracy)
-  found = learner.learn(1, until=np.inf)
+  found = learner.learn(1, enough=0.95, until=np.inf)
   assert found == [(1, 0.3), (2, 0.5), (3, 0.4)]
   assert learner.params is seen[1] and seen[1] is not seen[2]
 
 
 def test_a_table_has_what_was_learned_and_how_far_it_holds(monkeypatch):
   monkeypatch.setattr(learning, 'LEARNED', 0.0)
+  monkeypatch.setattr(learning, 'LAST', 0.0)
   monkeypatch.setattr(learning, 'HELD', 0.0)
   monkeypatch.setattr(learning, 'EVERY', 1)
   monkeypatch.setattr(learning, 'GAPS', (1, 2))
