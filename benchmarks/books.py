@@ -12,12 +12,14 @@ trains, in shuffled order. --large is for a GPU: 100M parameters in bfloat16,
 segments of 512 and windows of 1,024 to 4,096.
 
 Then each reads the beginnings of the other books with its memory, and in
-several other ways (`Way`), side by side. What attention looks at directly is
-its reach, what retrieval searches is not; a gain at a distance is what text of
-more than so many segments beyond that reach brings. A memory helps where the
-text two segments beyond brings something, against none and against that of
-another book, and where it beats its twin and the plain windows up to the first
-that costs as many operations a token. Intervals resample books: they are those
+several other ways (`Way`), side by side. A memory's reach is how many segments
+back attention looks directly; what retrieval searches does not count. To read
+`n beyond` that reach is to take the memory away, or give it another book's, so
+that it knows nothing of its own book from further back: what is lost is what
+such text is worth. A memory helps where the text two segments beyond is
+worth something, against none and against that of another book, and where it
+beats its twin and the plain windows up to the first that costs as many
+operations a token. Intervals resample books: they are those
 of the text, not of another training.
 """
 

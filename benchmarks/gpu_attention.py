@@ -1,6 +1,6 @@
 """Fused attention with Transformer-XL's term, against others on a GPU.
 
-pip install 'lctx[cuda]' torch==2.13.0
+pip install -e '.[cuda]' torch==2.13.0
 python -m benchmarks.gpu_attention [--json=FILE]
 
 Against Dense, in XLA; PyTorch, eager, compiled, and by FlexAttention; the

@@ -16,9 +16,10 @@ on.
 
 Every layer that attends also sees the values of the last four tokens
 (`benchmarks/neighbours.py`), matrices begin at 1 / sqrt(width) and the output
-is not tied: without all of these, attention was still guessing after 1,000
-steps of a gap of one. Two plateaus say what is learned: 0.15 is a guess among
-the eight values, 0.75 among those whose keys share one of their two tokens.
+is not tied; with none of these, attention was still guessing after 1,000 steps
+of a gap of one. Two plateaus say what is learned: 0.15 is the best guess among
+the eight values, some of which are the same, 0.75 among those whose keys share
+one of their two tokens.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Transformer-XL on enwik8, 24 layers, 277M parameters.
 
 Claim: 0.99 bits per character on the test split (Dai et al. 2019, table 2),
-which is the table's bits per token, as in enwik8_base.py.
+to compare with bits per token, as in enwik8_base.py.
 
 Data:
   wget -P data http://mattmahoney.net/dc/enwik8.zip

@@ -69,6 +69,7 @@ def prepared(config: Config, folder: Path) -> Run:
     averaged = bool(settings.ema)
     abstract = abstract_state(model, transform, lanes.rows, mesh, averaged)
   _warn_unused(model)
+  _warn_untaught(model, settings.gradient_segments)
   return Run(
     config, folder, model, codec, train, valid, mesh, transform, abstract
   )
@@ -86,6 +87,18 @@ def _warn_unused(model: Decoder) -> None:
     f'model.position = {model.position} has no effect: model.memory = '
     f'{model.memory} lets no layer attend to tokens. With '
     'model.position=noposition the model is the same.'
+  )
+
+
+def _warn_untaught(model: Decoder, gradient_segments: int) -> None:
+  """Says where nothing teaches a memory what to write."""
+  if gradient_segments or not model.memory.needs_bptt:
+    return
+  _log.warning(
+    f'model.memory = {model.memory} learns what to write from the segments '
+    'that read it, but train.gradient_segments = 0 lets no gradient back to '
+    'where it was written. Use train.gradient_segments=3 with data.segments=4, '
+    'or more of both, and fewer data.rows for as many tokens a step.'
   )
 
 

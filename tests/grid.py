@@ -182,14 +182,14 @@ def empty_memory(position: str, pattern: str, memory: str) -> str | None:
   if position == 't5' and looks_ahead(pattern):
     return 'causal buckets give keys ahead no distance'
   if pattern in BESIDE:
-    return 'sums of blocks are the memory'
+    return 'sums of blocks are the memory of that column'
   one_way = 'compressive', 'sinks', 'gated delta', 'gated linear, beside'
   if memory in one_way and looks_ahead(pattern):
-    return 'it reads one way'
+    return 'that memory looks back alone'
   if memory in WHOLE and pattern not in ('causal', 'bidirectional'):
-    return 'it says itself what of a segment is seen'
+    return 'that memory says itself what of a segment is seen'
   if 'retrieval' in memory and PATTERNS[pattern].stride:
-    return 'it looks up keys in the gaps'
+    return 'that memory looks up keys in the gaps'
   return None
 
 

@@ -62,10 +62,10 @@ are read in one segment: a token would see what is not there yet.
 REMEMBER = """
 ## Memory by {axis}
 
-Every memory met every {axis}, with others in turn beside it. Read by segments
-every parameter has a gradient, through all segments; a document that begins
-inside a segment gives what it gives alone; and token by token, as generation
-reads, the losses are the same.
+Every memory with every {axis}, in models that differ in their {other}. Read by
+segments every parameter has a gradient, through all segments; a document that
+begins inside a segment gives what it gives alone; and token by token, as
+generation reads, the losses are the same.
 
 """
 HELPS = """
@@ -77,14 +77,19 @@ attention reaches brings something, over that of another book and over none, and
 where it beats its twin and the plain windows up to the first that costs as many
 operations a token; intervals (95 %) resample books, of one training each.
 "Recall": the longest gap, in segments, over which nine of ten values are found
-by keys never seen, from the last gap learned on, the median of seeds; no model
-was trained on more than {trained}, none is asked over more than {asked}
-(`python -m benchmarks.learning`). [The log](log.md) has commands, tables and
-pictures, [`measured`](measured) every number.
+by keys never seen, from the last gap learned on, the median of seeds ({seeds});
+no model was trained on more than {trained}, none is asked over more than
+{asked} (`python -m benchmarks.learning`). Names are those of
+[`benchmarks/memories.py`](../benchmarks/memories.py); what is empty was not
+measured. [The log](log.md) has commands, tables and pictures,
+[`measured`](measured) every number.
 
 """
 HELPS_COLUMNS = (
-  *('', 'on text', 'two segments beyond its reach', 'over plain models'),
+  '',
+  'on text',
+  "bits per byte by text two segments beyond, over another book's",
+  'over the best plain model',
   'recall',
 )
 AXES = {'position': grid.POSITIONS, 'pattern': grid.PATTERNS}
@@ -247,7 +252,7 @@ def page(found: dict, date: str, where: str) -> str:
     failed=counts[False],
     left=len(grid.full()) + len(grid.models()) + _pairs_of_all() - len(found),
     scores=len(grid.SCORES),
-    names=', '.join(grid.SCORES),
+    names='; '.join(grid.SCORES),
     reasons='\n'.join(f'- {x}: {reason}' for reason, x in letters.items()),
   )
   for kernel in grid.KERNELS:
@@ -256,10 +261,17 @@ def page(found: dict, date: str, where: str) -> str:
   text += READ + table(reads)
   recall = timing.known(MEASURED / 'learning.jsonl')
   books = timing.known(MEASURED / 'books.jsonl')
-  text += HELPS.format(trained=max(learning.GAPS), asked=max(learning.BEYOND))
+  seeds = collections.Counter(x['memory'] for x in recall).values()
+  text += HELPS.format(
+    trained=max(learning.GAPS),
+    asked=max(learning.BEYOND),
+    seeds=' to '.join(map(str, sorted({min(seeds), max(seeds)}))),
+  )
   text += helped(books, recall)
   for axis in AXES:
-    text += REMEMBER.format(axis=axis) + remembered(axis, letters, found)
+    (other,) = {*AXES} - {axis}
+    text += REMEMBER.format(axis=axis, other=other)
+    text += remembered(axis, letters, found)
   return text
 
 

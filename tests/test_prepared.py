@@ -10,7 +10,7 @@ from lctx import Adam, ByName, Checkpoints, Config, UserError, Words
 from lctx.data.byte_codec import Bytes, PublishedBytes
 from lctx.data.corpora import Text
 from lctx.data.lanes import Lanes
-from lctx.memory import GatedDelta
+from lctx.memory import GatedDelta, Tokens
 from lctx.positions import NoPosition
 from lctx.prepared import fingerprint, model_flops, prepared
 
@@ -78,6 +78,21 @@ def test_positions_that_no_layer_uses_are_a_warning(config, tmp_path, caplog):
   assert len(said) == 1 and 'model.position = RelativeXL' in said[0]
   bare = dataclasses.replace(run.model, position=NoPosition())
   assert bare.axes() == run.model.axes()  # of the same parameters
+
+
+def test_a_memory_that_nothing_teaches_to_write_is_a_warning(
+  config, tmp_path, caplog
+):
+  model = dataclasses.replace(config.model, memory=Tokens(2))
+  config = dataclasses.replace(config, model=model)
+  prepared(config, tmp_path)
+  (said,) = (x.message for x in caplog.records if 'learns' in x.message)
+  assert 'model.memory = Tokens' in said and 'train.gradient_segments=3' in said
+  caplog.clear()
+  lanes = dataclasses.replace(config.data, segments=2)
+  train = dataclasses.replace(config.train, gradient_segments=1)
+  prepared(dataclasses.replace(config, data=lanes, train=train), tmp_path)
+  assert 'learns' not in caplog.text
 
 
 def test_a_checkpoint_says_in_words_which_text_it_was_trained_on(

@@ -1,8 +1,8 @@
 """Memories that a stretch of text changes by an affine map.
 
 What a stretch does can be had of it alone, and what two stretches do one after
-the other is again such a change. So a sequence may be folded in any order: in
-parallel, or each part on another device.
+the other is again such a change. So a sequence may be folded in any grouping:
+in parallel, or each part on another device.
 """
 
 from collections.abc import Callable
@@ -108,9 +108,14 @@ def times(keep: Array | None, x: Any) -> Any:
 
 
 def safe_ratio(x: Array, by: Array) -> Array:
-  """x / by; 0 where both are 0, and no number where `by` overflowed."""
-  ratio = x / jnp.where(by == 0, 1.0, by)
+  """x / by; 0 where both are 0, and no number where either overflowed."""
+  ratio = normable(x / jnp.where(by == 0, 1.0, by))
   return jnp.where(jnp.isinf(by), jnp.nan, ratio)
+
+
+def normable(x: Array) -> Array:
+  """x, and no number where its square overflows: a norm would make that 0."""
+  return jnp.where(jnp.isinf(jnp.square(x)), jnp.nan, x)
 
 
 def _where(rows_B: Array, x: Array, y: Array) -> Array:

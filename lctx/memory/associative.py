@@ -1,9 +1,12 @@
 """Associative memory of each layer, written by memory tokens.
 
 Rodkin et al. 2024 (Associative Recurrent Memory Transformer): [text; memory].
+Keys and queries have unit length, as in the published code; its first versions
+leave them as they come.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +27,12 @@ class Associative(Memory):
 
   `count` learned tokens stand behind the text of each segment; what the layer
   makes of them writes, by the delta rule, keys of `width` channels as f
-  (DPFP-`degree`) spreads them, and values as wide as the model. The matrix
-  holds float32 numbers. Values start at zero, so that at first nothing changes.
+  (DPFP-`degree`, of unit length) spreads them, and values as wide as the model.
+  The matrix holds float32 numbers. Values start at zero, so that at first
+  nothing changes.
   """
+
+  needs_bptt: ClassVar[bool] = True
 
   count: int = PUBLISHED
   width: int = 64
@@ -93,7 +99,9 @@ class Associative(Memory):
     shape = x.shape[-1], self.width
     kernel_DH = param(name, shape, ('width', 'gate'))
     keys = jnp.einsum('btd,dh->bth', x, kernel_DH.astype(x.dtype))
-    return dpfp(keys.astype(jnp.float32), self.degree)
+    spread = dpfp(keys.astype(jnp.float32), self.degree)
+    size = jnp.square(spread).sum(axis=-1, keepdims=True)
+    return spread * jax.lax.rsqrt(size + EPSILON**2)
 
 
 def dpfp(x: Array, degree: int) -> Array:

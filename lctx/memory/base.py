@@ -85,6 +85,7 @@ class Memory:
   """
 
   in_order: ClassVar[bool] = True  # all keys lie in steps known when compiling
+  needs_bptt: ClassVar[bool] = False  # later segments teach it what to write
 
   @property
   def attends(self) -> bool:

@@ -40,6 +40,10 @@ class Together(Memory):
     return self.first.in_order and self.second.in_order
 
   @property
+  def needs_bptt(self):
+    return self.first.needs_bptt or self.second.needs_bptt
+
+  @property
   def length(self):
     return max(self.first.length, self.second.length)
 
@@ -158,6 +162,10 @@ class OnLayers(Memory):
         f'model.memory.memory = {self.memory} puts tokens before the text, and '
         'each layer has to know of them. Use it on all layers.'
       )
+
+  @property
+  def needs_bptt(self):
+    return self.memory.needs_bptt or self.others.needs_bptt
 
   @property
   def length(self):

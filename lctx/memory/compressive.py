@@ -57,6 +57,10 @@ class Compressive(Memory):
     self.compressor.check()
 
   @property
+  def needs_bptt(self):
+    return self.compressor.learned and not self.compressor.loss
+
+  @property
   def length(self):
     return self.recent + self.compressed
 

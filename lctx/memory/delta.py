@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from lctx.layers.norm import RMSNorm
 from lctx.layers.parameters import within
-from lctx.memory.affine import Affine, combine
+from lctx.memory.affine import Affine, combine, normable
 from lctx.memory.base import check_one_way
 from lctx.memory.chunks import (
   Chunk,
@@ -180,9 +180,8 @@ class GatedDelta(Affine):
     axes = ('width', 'heads', 'head_width')
     kernel_DNH = param('open', (x.shape[-1], *shape), axes)
     opened = jnp.einsum('btd,dnh->btnh', x, kernel_DNH.astype(x.dtype))
-    overflowed = jnp.isinf(jnp.square(read_BTNH))  # a norm would make it 0
-    read_BTNH = jnp.where(overflowed, jnp.nan, read_BTNH)
-    normed = RMSNorm()(within(param, 'norm'), read_BTNH, 'head_width')
+    own = within(param, 'norm')
+    normed = RMSNorm()(own, normable(read_BTNH), 'head_width')
     return normed * nn.silu(opened.astype(jnp.float32))
 
 

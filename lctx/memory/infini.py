@@ -7,7 +7,6 @@ by queries and keys that no position has rotated, and holds float32 numbers.
 import dataclasses
 
 import jax.numpy as jnp
-from flax import linen as nn
 
 from lctx.layers.parameters import within
 from lctx.memory.affine import Affine, Update, counted, safe_ratio
@@ -43,8 +42,8 @@ class Infini(Affine):
     q_BTNH *= layer.sizes.head_width**0.5  # as it was before it was scaled
     recalled_BTNH = recalled(*carry.states, features(q_BTNH))
     live_BT11 = carry.of_same(layer.tokens.at)[:, :, None, None]
-    recalled_BTNH = jnp.where(live_BT11, recalled_BTNH, y)
-    return self.gate(within(param, 'gate'), y, recalled_BTNH), carry
+    joined_BTNH = self.gate(within(param, 'gate'), y, recalled_BTNH)
+    return jnp.where(live_BT11, joined_BTNH, y), carry
 
   def write(self, param, carry, segment, layer):
     text = segment.text
@@ -75,8 +74,8 @@ class Infini(Affine):
 
 
 def features(x: Array) -> Array:
-  """elu(x) + 1, which is above 0."""
-  return nn.elu(x) + 1
+  """elu(x) + 1, which is above 0, to the last digit where x is far below."""
+  return jnp.where(x > 0, x + 1, jnp.exp(jnp.minimum(x, 0)))
 
 
 def recalled(matrix: Array, z_BKH: Array, q_BTNH: Array) -> Array:

@@ -39,6 +39,7 @@ class Melodi(Memory):
   """
 
   carrier: ClassVar[Hidden] = HIDDEN
+  needs_bptt: ClassVar[bool] = True
 
   segment: int = 128
   short: int = 64
@@ -108,8 +109,8 @@ class Melodi(Memory):
     seen = at.document[:, :, None] == long.at.document[:, None]
     any_BT = (seen & (long.at.document >= 0)[:, None]).any(axis=-1)
     recalled = Dense()((far,), None).astype(y.dtype)
-    recalled = jnp.where(any_BT[:, :, None, None], recalled, y)
-    return self.gate(within(param, 'gate'), y, recalled), carry
+    joined = self.gate(within(param, 'gate'), y, recalled)
+    return jnp.where(any_BT[:, :, None, None], joined, y), carry
 
   def leave(self, param, segment):
     now = place_of(segment)

@@ -67,8 +67,8 @@ class Retrieval(Memory):
       turn,
     )
     any_BT11 = seen_BTM.any(axis=-1)[:, :, None, None]
-    found = jnp.where(any_BT11, found, y)
-    return self.gate(within(param, 'gate'), y, found), carry
+    joined = self.gate(within(param, 'gate'), y, found)
+    return jnp.where(any_BT11, joined, y), carry
 
   def write(self, param, carry, segment, layer):
     return stored(carry, segment), jnp.zeros((), jnp.float32)

@@ -4,7 +4,7 @@ Hutchins et al. 2022 (Block-Recurrent Transformers), section 3.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -44,6 +44,8 @@ class StateCell(Memory):
   identity, which is added to it when it is looked at or looks. The published
   code also shows the states tokens of the segment before.
   """
+
+  needs_bptt: ClassVar[bool] = True
 
   states: int = 512
   cell: Cell = dataclasses.field(default_factory=Skip)

@@ -30,6 +30,7 @@ class Tokens(Memory):
   """
 
   in_order: ClassVar[bool] = False  # documents begin anywhere
+  needs_bptt: ClassVar[bool] = True
 
   count: int = PUBLISHED
   norm: Norm = dataclasses.field(default_factory=LayerNorm)

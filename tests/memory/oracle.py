@@ -163,6 +163,17 @@ class Nothing:
     return (1 - share) * seen + share * recalled
 
 
+class InSteps(Nothing):
+  """Each step back costs `slope`, as ALiBi has it."""
+
+  def look(self, h, q, k, v):
+    def one(t, n, q_H):
+      cost = slope(n, q.shape[1]) * (t - np.arange(t + 1))
+      return attend(q_H, k[: t + 1, n], v[: t + 1, n], cost)
+
+    return each(q, one)
+
+
 class Compressive(Nothing):
   """Rae et al. 2019: evicted states, every `rate` of them as one.
 
@@ -300,15 +311,19 @@ class Infini(Nothing):
     self.matrix = self.z = None
 
   def look(self, h, q, k, v):
-    def one(t, n, q):
-      seen = attend(q, k[: t + 1, n], v[: t + 1, n])
-      if self.matrix is None:
-        return seen
-      f = features(q)
-      recalled = f @ self.matrix[n] / (f @ self.z[n])
-      return self.head_gate(n, seen, recalled)
+    near = super().look(h, q, k, v)
+    if self.matrix is None:
+      return near
 
-    return each(q, one)
+    def one(t, n, q):
+      f = features(q)
+      return f @ self.matrix[n] / (f @ self.z[n])
+
+    return self.joined(near, each(q, one))
+
+  def joined(self, near, recalled):
+    share = sigmoid(self.p['gate_bias'])[:, None]
+    return (1 - share) * near + share * recalled
 
   def write(self, x, k, v, y, after):
     _, heads, width = k.shape
@@ -325,6 +340,19 @@ class Infini(Nothing):
 
 class InfiniDelta(Infini):
   delta = True
+
+
+class InfiniLstm(Infini):
+  """Gated by what all heads recall."""
+
+  def joined(self, near, recalled):
+    by = recalled.reshape(len(recalled), -1)
+
+    def share(of, more):
+      logit = by @ self.p[f'gate_{of}'] + self.p[f'gate_{of}_bias']
+      return sigmoid(logit + more).reshape(near.shape)
+
+    return share('forget', 1) * near + share('input', -1) * recalled
 
 
 def features(x):
@@ -377,7 +405,7 @@ class DeltaBeside(GatedDelta):
   gated = True
 
 
-class StateCell(Nothing):
+class StateCell(InSteps):
   """Hutchins et al. 2022, section 3."""
 
   cell = 'skip'
@@ -477,16 +505,18 @@ class Retrieval(Nothing):
 
 
 class DenseRetrieval(Retrieval):
-  """The same keys in one softmax with the segment's."""
+  """The same keys in one softmax with the segment's; these alone have steps."""
 
   def look(self, h, q, k, v):
     if not self.past:
-      return Nothing.look(self, h, q, k, v)
+      return InSteps.look(self, h, q, k, v)
     old_k, old_v = (np.stack(x) for x in zip(*self.past))
 
     def one(t, n, q):
       both = np.concatenate([old_k[:, n], k[: t + 1, n]])
-      return attend(q, both, np.concatenate([old_v[:, n], v[: t + 1, n]]))
+      cost = np.zeros(len(both))
+      cost[len(old_k) :] = slope(n, k.shape[1]) * (t - np.arange(t + 1))
+      return attend(q, both, np.concatenate([old_v[:, n], v[: t + 1, n]]), cost)
 
     return each(q, one)
 
@@ -538,17 +568,6 @@ class ReadWrite(Around):
     self.memory = layer_norm(x, p, 'norm')
 
 
-class InSteps(Nothing):
-  """Each step back costs `slope`, as ALiBi has it."""
-
-  def look(self, h, q, k, v):
-    def one(t, n, q_H):
-      cost = slope(n, q.shape[1]) * (t - np.arange(t + 1))
-      return attend(q_H, k[: t + 1, n], v[: t + 1, n], cost)
-
-    return each(q, one)
-
-
 class Tokens(InSteps):
   around = ReadWrite
 
@@ -572,9 +591,10 @@ class Associative(InSteps):
   def _spread(self, name, x):
     x = x @ self.p[name]
     both = np.maximum(np.concatenate([x, -x]), 0)
-    return np.concatenate(
+    spread = np.concatenate(
       [both * np.roll(both, j + 1) for j in range(self.degree)]
     )
+    return spread / np.sqrt(spread @ spread + 1e-10)
 
   def _recalled(self, f):
     return f @ self.matrix / (f @ self.z + 1e-5)

@@ -52,6 +52,7 @@ MEMORIES = {
   'most used': (Compressive(6, 4, 3, MostUsed()), oracle.MostUsed),
   'infini': (Infini(), oracle.Infini),
   'infini, delta': (Infini(delta=True), oracle.InfiniDelta),
+  'infini, lstm': (Infini(gate=LstmGate()), oracle.InfiniLstm),
   'gated delta': (GatedDelta(chunk=4), oracle.GatedDelta),
   'gated linear': (GatedLinear(chunk=64), oracle.GatedLinear),
   'delta beside': (GatedDelta(5, gate=HeadGate()), oracle.DeltaBeside),
@@ -68,8 +69,11 @@ MEMORIES = {
 }
 
 
-# They say how far off their states are.
-PLACED = SinkCache, Compressive, Melodi, Tokens, Associative
+# They say how far off their states are, or that theirs are nowhere.
+PLACED = (
+  *(SinkCache, Compressive, Melodi, Tokens, Associative),
+  *(StateCell, DenseRetrieval),
+)
 
 
 def model_with(memory):

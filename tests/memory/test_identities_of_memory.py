@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from lctx.errors import UserError
 from lctx.generation import decode, reading
 from lctx.memory import (
   Associative,
+  Compressive,
+  Conv,
   DenseRetrieval,
   Dual,
   ElementGate,
@@ -375,6 +378,24 @@ def test_the_reconstruction_loss_is_its_equation_and_trains_its_own(
   assert trained(free, by_text)[2] > own
 
 
+TAUGHT = (
+  *('tokens', 'associative', 'melodi', 'cell, skip'),
+  *('infini', 'conv', 'gated delta', 'free conv'),
+)
+
+
+@pytest.mark.parametrize('name', TAUGHT)
+def test_a_memory_that_needs_gradients_through_time_says_so(name):
+  """Without them, parameters that write have none at all."""
+  free = Compressive(6, 4, 3, Conv(loss=0.0))
+  memory = (EVERY | {'free conv': free})[name]
+  model, ids = model_with(memory), tiny.some_ids(2, 3 * SEGMENT)
+  sizes = moved(model, tiny.large_params(model), ids, gradient_segments=0)
+  untaught = {n for n, x in sizes.items() if x == 0} - {'vocabulary/out_bias_0'}
+  assert memory.needs_bptt == bool(untaught), untaught
+  assert Together(XLCache(4), memory).needs_bptt == memory.needs_bptt
+
+
 SHORT = Melodi(SEGMENT, 3)
 ZERO = {  # and what each is without
   'infini': (Infini(gate=HeadGate(zero_start=True)), Memory()),
@@ -411,24 +432,27 @@ def grown(plain, memory):
   return more, params, jax.tree_util.tree_map_with_path(taken, begun)
 
 
-def moved(model, params, ids):
-  """The largest gradient of each parameter of the layers' memory."""
+def moved(model, params, ids, gradient_segments):
+  """The largest gradient of each parameter, with those of auxiliary losses."""
 
   @tiny.quick_jit
   def grad(params):
     def loss(params):
       def one(carry, tokens):
-        at = segment_coords(jnp.zeros_like(tokens))
-        hidden, carry, _ = model.apply({'params': params}, tokens, at, carry)
-        return carry, jnp.square(hidden).sum()
+        at, given = segment_coords(jnp.zeros_like(tokens)), {'params': params}
+        hidden, carry, penalty = model.apply(given, tokens, at, carry)
+        return carry, jnp.square(hidden).sum() + penalty
 
       parts, start = split(ids, SEGMENT), model.initial(2)
-      return scan_segments(one, start, parts, gradient_segments=2)[1].sum()
+      deep = {'gradient_segments': gradient_segments}
+      return scan_segments(one, start, parts, **deep)[1].sum()
 
     return jax.grad(loss)(params)
 
-  layers = grad(params)['layers'].items()
-  return {n: np.abs(g).max() for n, g in layers if n.startswith('memory')}
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): np.abs(g).max()
+    for path, g in jax.tree_util.tree_leaves_with_path(grad(params))
+  }
 
 
 @pytest.mark.parametrize('name', ZERO)
@@ -441,8 +465,9 @@ def test_a_memory_that_starts_at_zero_leaves_a_trained_model_as_it_was(name):
   want, _ = tiny.loop(plain, params, ids, [SEGMENT] * 3)
   got, _ = tiny.loop(more, both, ids, [SEGMENT] * 3)
   np.testing.assert_array_equal(got, want)
-  sizes = moved(more, both, ids)
-  assert max(x for n, x in sizes.items() if n.endswith('scale')) > 0
+  sizes = moved(more, both, ids, gradient_segments=2)
+  scales = re.compile('layers/memory.*scale')
+  assert max(x for n, x in sizes.items() if scales.fullmatch(n)) > 0
 
 
 def test_associations_start_with_values_of_zero(close):
@@ -453,7 +478,7 @@ def test_associations_start_with_values_of_zero(close):
   want, _ = tiny.loop(plain, params, ids, [SEGMENT] * 3)
   got, _ = tiny.loop(more, both, ids, [SEGMENT] * 3)
   close(got, want, 1e-6)
-  assert moved(more, both, ids)['memory_value'] > 0
+  assert moved(more, both, ids, 2)['layers/memory_value'] > 0
 
 
 @pytest.mark.parametrize('name', ['xl', 'tokens', 'cell, skip', 'gated delta'])
@@ -499,6 +524,14 @@ def test_a_state_that_overflows_is_no_number_and_not_a_large_one():
   carry, _ = part.memory.write(part.param, carry, huge, layer)
   got = mean_of_past(*carry.states, features(normal(1, 1, 2, N, H)))
   assert np.isnan(got).all()
+
+
+def test_what_a_norm_would_make_zero_is_no_number():
+  """The square of 1e25 is more than float32 holds."""
+  ones = jnp.ones((1, 2, N, H))
+  huge = jnp.full((1, N, H, H), 1e25)
+  assert np.isnan(mean_of_past(huge, ones[:, 0], ones)).all()
+  assert np.isnan(recalled(huge[:, 0], ones[:, 0, 0], ones[:, :, 0])).all()
 
 
 @pytest.mark.parametrize(
