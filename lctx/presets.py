@@ -122,10 +122,10 @@ def block_recurrent(
 ) -> Decoder:
   """Block-Recurrent Transformer (Hutchins et al. 2022).
 
-  A cell of states on one layer, and on all layers the last `window` states;
-  segments are as long as the window. `parts` as `remembering`.
+  A cell of states on one layer; on all layers every query sees `window` keys,
+  itself included. Segments are as long as that. `parts` as `remembering`.
   """
-  near = XLCache(window)
+  near = XLCache(window, same_length=True)
   memory = OnLayers((layer,), Together(near, cell or StateCell()), near)
   parts = {'position': T5Bias()} | parts
   return remembering(depth, width, num_heads, memory, **parts)
@@ -142,9 +142,10 @@ def memorizing(
 ) -> Decoder:
   """Memorizing Transformer (Wu et al. 2022): one layer looks up its past.
 
-  All layers have a cache of `cache` states. `parts` as `remembering`.
+  In all layers every query sees `cache` keys, itself included. `parts` as
+  `remembering`.
   """
-  near = XLCache(cache)
+  near = XLCache(cache, same_length=True)
   looks = Together(near, retrieval or Retrieval())
   parts = {'position': T5Bias()} | parts
   memory = OnLayers((layer,), looks, near)

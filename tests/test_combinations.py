@@ -164,6 +164,18 @@ REFUSED = {
     | {'model__memory__gate__start': '50'},
     ['model.memory.gate.start = 50', 'from -20 to 20'],
   ),
+  'queries that are not normed': (
+    {'model__memory': 'statecell', 'model__heads__norm': 'rmsnorm'},
+    ['model.heads.norm', 'model.memory = statecell', 'Use one of the two'],
+  ),
+  'more at once than a memory holds': (
+    {'model__memory': 'compressive', 'model__memory__compressed': '1'},
+    ['data.segment = 8', 'model.memory.compressed = 1'],
+  ),
+  'more at once than a long memory holds': (
+    {'model__memory': 'melodi', 'model__memory__long': '31'},
+    ['model.memory.step = 32', 'model.memory.long = 31', 'Use fewer'],
+  ),
   'a stretch below one': (
     {'model__position': 'rope', 'model__position__stretch': 'linear'}
     | {'model__position__stretch__factor': '0.5'},

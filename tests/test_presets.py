@@ -162,12 +162,13 @@ def test_published_models_have_their_memory_on_their_layers():
     return [model.memory.of_layers(12)[i - 1] for i in range(1, 13)]
 
   cells = layers(presets.block_recurrent(**sizes, window=8, cell=StateCell(4)))
-  near = XLCache(8)
+  near = XLCache(8, same_length=True)
   assert cells[9] == Together(near, StateCell(4)) and cells.count(near) == 11
   looked = layers(presets.memorizing(**sizes, cache=8, retrieval=Retrieval(64)))
   assert looked[8] == Together(near, Retrieval(64)) and looked.count(near) == 11
   hybrid = layers(presets.gated_delta(**sizes, cache=8))
-  assert hybrid == 3 * [GatedDelta(), GatedDelta(), GatedDelta(), near]
+  states = 3 * [GatedDelta()]
+  assert hybrid == 3 * [*states, XLCache(8)]
   mixed = layers(presets.melodi(**sizes, memory=Melodi(8, long=64)))
   assert mixed[6].long and [x for x in mixed if x.long] == [mixed[6]]
   assert set(mixed) == {mixed[6], Melodi(8)}

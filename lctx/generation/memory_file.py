@@ -83,9 +83,14 @@ def read_memory(
   about, arrays = _read(path)
   check_maker(about['maker'], maker, f'The memory in {path}')
   wanted = named_leaves(empty)
-  assert {n: (x.dtype, x.shape) for n, x in arrays.items()} == {
-    n: (x.dtype, x.shape) for n, x in wanted.items()
-  }, 'the maker says less than it should'
+  for name in sorted({*arrays} | {*wanted}):
+    there, here = (_kind(x.get(name)) for x in (arrays, wanted))
+    if there != here:
+      raise UserError(
+        f'The memory in {path} has another layout than this version of lctx '
+        f'gives it: {name} is {there} there and {here} here. Read the text '
+        'again.'
+      )
   leaves = [arrays[name] for name in wanted]
   state = jax.tree.unflatten(jax.tree.structure(empty), leaves)
   return Remembered(state, about['tokens'], about['text'], maker)
@@ -108,6 +113,10 @@ def _read(path: Path) -> tuple[dict, dict]:
   if not unsealed(about) or table(arrays) != about['arrays']:
     raise _damaged(path)
   return about, arrays
+
+
+def _kind(array) -> str:
+  return 'missing' if array is None else f'{array.dtype} {array.shape}'
 
 
 def _damaged(path: Path) -> UserError:

@@ -36,6 +36,11 @@ class Source:
     ats = self.q_at, self.k_at
     return all(at.start is not None and at.step == 1 for at in ats)
 
+  @property
+  def placeless(self) -> tuple[Score, ...]:
+    """Scores that are the same for keys that are no tokens."""
+    return tuple(score for score in self.scores if score.everywhere)
+
   def after(self, k: Array, v: Array, k_at: Coords) -> 'Source':
     """The same source with earlier keys in front: one set, one rule."""
     return self.replace(

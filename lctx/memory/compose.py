@@ -37,7 +37,8 @@ class Together(Memory):
 
   @property
   def in_order(self):
-    return self.first.in_order and self.second.in_order
+    both_behind = self.first.length and self.second.length  # not end to end
+    return all(m.in_order for m in self._both) and not both_behind
 
   @property
   def needs_bptt(self):

@@ -79,6 +79,12 @@ class Compressive(Memory):
       )
 
   def check_segment(self, segment, field):
+    if segment > self.rate * self.compressed:
+      raise ValueError(
+        f'{field} = {segment} states become {segment // self.rate} at once, '
+        f'more than model.memory.compressed = {self.compressed} holds. Let it '
+        'hold as many at least.'
+      )
     if segment % self.rate:
       raise ValueError(
         f'{field} = {segment} states leave the memory at once, which '
@@ -94,6 +100,10 @@ class Compressive(Memory):
     made = 2 * sizes.width * heads / self.rate  # keys and values
     if self.compressor.learned:
       made += self.compressor.matrices * sizes.width**2
+    if self.compressor.by_usage:  # queries, logits, and a gradient by them
+      slots = self.length + segment
+      asked = sizes.width * sizes.head_width + (sizes.head_width + 1) * slots
+      made += sizes.num_heads * asked
     return 2.0 * made  # and the loss, while it trains
 
   def initial(self, batch, sizes, dtype):

@@ -55,8 +55,8 @@ class ElementGate(MemoryGate):
 
   The bias gate of Block-Recurrent Transformers (Hutchins et al. 2022, section
   3.2) where channels are those of states, Melodi's gate (Chen et al. 2024)
-  where they are those of heads. b starts near `start`: the larger, the more is
-  kept.
+  where they are those of heads. b starts near -`start`: the larger that is, the
+  more is new.
   """
 
   start: float = 0.0
@@ -65,7 +65,7 @@ class ElementGate(MemoryGate):
     _check_start(self)
 
   def change(self, param, kept, new, by):
-    bias = _of_channels(param, 'bias', kept, _near(self.start))
+    bias = _of_channels(param, 'bias', kept, _near(-self.start))
     return nn.sigmoid(-bias) * (new - kept)
 
 
@@ -106,7 +106,8 @@ class FullGate(MemoryGate):
 class LstmGate(MemoryGate):
   """f kept + i new with f = sigmoid(W_f by + b_f + 1), i of W_i, b_i and -1.
 
-  Hutchins et al. 2022, section 3.2, equation 5: it starts by keeping.
+  Meliad's `lstm` gate (Hutchins et al. 2022): it starts by keeping. What is new
+  is what the cell says, in `dual` and `skip` without a tanh.
   """
 
   def change(self, param, kept, new, by):

@@ -56,6 +56,11 @@ class Melodi(Memory):
           f'{least}. Published: segment 512, short 64 to 192, long 4096 and '
           'step 32.'
         )
+    if self.step > self.long > 0:
+      raise ValueError(
+        f'model.memory.step = {self.step} states of a segment do not fit into '
+        f'model.memory.long = {self.long} slots. Use fewer, or more slots.'
+      )
 
   @property
   def length(self):
@@ -105,7 +110,8 @@ class Melodi(Memory):
       return y, carry
     k, v = self.carrier.keys_and_values(long.states, layer)
     k = k[..., : y.shape[-1]]
-    far = Source(layer.near.q, k, v, at, long.at, (), Everything())
+    near = layer.near
+    far = Source(near.q, k, v, at, long.at, near.placeless, Everything())
     seen = at.document[:, :, None] == long.at.document[:, None]
     any_BT = (seen & (long.at.document >= 0)[:, None]).any(axis=-1)
     recalled = Dense()((far,), None).astype(y.dtype)

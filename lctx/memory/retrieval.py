@@ -14,6 +14,7 @@ from lctx.memory.base import Memory
 from lctx.memory.gates import HeadGate, MemoryGate
 from lctx.memory.held import Held, nowhere, pushed
 from lctx.patterns.causal import Causal
+from lctx.positions.base import Score
 from lctx.types import MASKED, Array
 
 AT_ONCE = 64  # MiB of logits that are searched in one turn
@@ -62,7 +63,9 @@ class Retrieval(Memory):
     rows = q_BTNH.shape[0] * q_BTNH.shape[2] * self.slots * 4 / 2**20
     turn = min(max(1, math.floor(AT_ONCE / rows)), at.length)
     found = _in_turns(
-      lambda q, seen: nearest(q, k, v, seen, self.neighbours),
+      lambda q, seen: nearest(
+        q, k, v, seen, self.neighbours, layer.near.placeless
+      ),
       (q_BTNH, seen_BTM),
       turn,
     )
@@ -110,7 +113,7 @@ class DenseRetrieval(Memory):
       k=k.astype(near.k.dtype),
       v=v.astype(near.v.dtype),
       k_at=carry.at,
-      scores=tuple(score for score in near.scores if score.everywhere),
+      scores=near.placeless,
       pattern=Causal(),
     )
     return near, far
@@ -120,11 +123,17 @@ class DenseRetrieval(Memory):
 
 
 def nearest(
-  q_BTNH: Array, k_BMKH: Array, v_BMKH: Array, seen_BTM: Array, count: int
+  q_BTNH: Array,
+  k_BMKH: Array,
+  v_BMKH: Array,
+  seen_BTM: Array,
+  count: int,
+  placeless: tuple[Score, ...] = (),
 ) -> Array:
   """Attention to the `count` keys that each query likes best, [B, T, N, H].
 
-  Exact: no other key of the memory has a larger logit.
+  Exact: no other key of the memory has a larger logit. `placeless` scores keep
+  the order of logits.
   """
   batch, length, heads, width = q_BTNH.shape
   keys = k_BMKH.shape[2]
@@ -146,6 +155,8 @@ def nearest(
     k.astype(q.dtype),
     preferred_element_type=jnp.float32,
   )
+  for score in placeless:
+    logits = score.block(logits, q, None, None)
   seen = jax.vmap(_of_rows)(seen_BTM, best)
   logits = jnp.where(seen, logits, MASKED)
   weights = jnp.where(seen, jax.nn.softmax(logits, axis=-1), 0.0)

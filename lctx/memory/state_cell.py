@@ -65,6 +65,14 @@ class StateCell(Memory):
         'lstmgate.'
       )
 
+  def check(self, sizes, pattern, heads):
+    if heads.norm is not None:
+      raise ValueError(
+        'model.heads.norm brings queries and keys of tokens to unit size, but '
+        'model.memory = statecell has queries of its own, which it leaves as '
+        'they are. Use one of the two.'
+      )
+
   def heads(self, num_heads):
     return 2 * num_heads
 
@@ -92,8 +100,8 @@ class StateCell(Memory):
     first_k, first_v = self._first(param, carry, sizes)
     recalled = Dense()(
       (
-        _source(q_BTNH, k, v, at, self._at(carry.at.document)),
-        _source(q_BTNH, first_k, first_v, begins, self._at(nobody)),
+        _source(layer, q_BTNH, k, v, at, self._at(carry.at.document)),
+        _source(layer, q_BTNH, first_k, first_v, begins, self._at(nobody)),
       ),
       None,
     ).astype(y.dtype)
@@ -108,7 +116,7 @@ class StateCell(Memory):
     now = place(text.at, carry.at)
     same_B11 = carry.of_same(now)[..., None]
     old = jnp.where(same_B11, states, self._start(param, sizes, states.dtype))
-    new = self._next(param, old, text, now, sizes).astype(states.dtype)
+    new = self._next(param, old, text, now, layer).astype(states.dtype)
     read_B11 = (text.at.document >= 0).any(axis=1)[:, None, None]
     new = jnp.where(read_B11, new, states)
     return Held(self._kept(param, new, sizes), now), jnp.zeros((), jnp.float32)
@@ -136,16 +144,18 @@ class StateCell(Memory):
       self._heads(param, name, seen, sizes) for name in ('key', 'value')
     )
 
-  def _next(self, param, states, text, now, sizes):
+  def _next(self, param, states, text, now, layer):
     """The states [B, M, D] behind a segment."""
+    sizes = layer.sizes
     seen, of_states = self._seen(param, states, sizes), self._at(now.document)
     q, across = (
       self._queries(param, name, seen, sizes) for name in ('query', 'across')
     )
     k, v = self._keys_and_values(param, states, sizes)
-    itself = Dense()((_source(q, k, v, of_states, of_states),), None)
+    itself = Dense()((_source(layer, q, k, v, of_states, of_states),), None)
     k = text.k[..., : sizes.head_width]
-    told = Dense()((_source(across, k, text.v, of_states, text.at),), None)
+    told = _source(layer, across, k, text.v, of_states, text.at)
+    told = Dense()((told,), None)
     both = jnp.concatenate([itself, told], axis=2)
     flat = both.reshape(*both.shape[:2], both.shape[2] * both.shape[3])
     gate = dataclasses.replace(self.gate, zero_start=False)
@@ -202,6 +212,6 @@ class ProjectedStateCell(StateCell):
     return carry.states.projected
 
 
-def _source(q, k, v, q_at, k_at):
+def _source(layer, q, k, v, q_at, k_at):
   """Without positions: masks see to documents only."""
-  return Source(q, k, v, q_at, k_at, (), Everything())
+  return Source(q, k, v, q_at, k_at, layer.near.placeless, Everything())

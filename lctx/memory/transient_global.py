@@ -124,7 +124,7 @@ class TransientGlobal(Memory):
       q_at=_at(near.q_at.index, counted_BT, near.q_at.document),
       k_at=_at(ends_BG, _numbers(blocks), blocks.document),
       heads=near.heads_N + sizes.num_heads,  # dropout's masks are its own
-      scores=(position, *(score for score in near.scores if score.everywhere)),
+      scores=(position, *near.placeless),
       pattern=self.patterns(near.pattern)[1],
     )
     return near, far

@@ -89,9 +89,10 @@ class Stack:
 class Dropout:
   """What training hides, as shares: 0 = nothing.
 
-  `hidden`: of states and positions; `attention`: of its weights; `memory`: of
-  rows that lose their memory before a segment, so that reading without memory
-  is something the model has met.
+  `hidden`: of states and positions; `attention`: of its weights, but not
+  of those by which retrieval, Melodi's long memory and state cells recall;
+  `memory`: of rows that lose their memory before a segment, so that reading
+  without memory is something the model has met.
   """
 
   hidden: float = 0.0

@@ -99,6 +99,7 @@ def test_any_memory_reads_on_and_fits_in_a_file(memory, tmp_path, close):
   close(asked, some.score(A[:11] + B)[-len(B) :], 1e-4)
   last = some.read(A[11:] + B, after=first)
   same(last, some.read(A + B), close)
+  assert last.num_bytes == first.num_bytes
   # Back to the first, which reading on has not changed.
   np.testing.assert_array_equal(some.score(B, after=first), asked)
   assert np.abs(some.score(B, after=last) - asked).max() > 0.01
@@ -183,6 +184,16 @@ def test_the_memory_of_another_model_is_refused_by_name(
     lctx.load_memory(tmp_path / 'memory', loaded_of(**other))
   for word in words:
     assert word in str(error.value)
+
+
+def test_the_memory_of_another_layout_is_refused_by_its_array(loaded, tmp_path):
+  """As another version may have, of the same model."""
+  memory = loaded.read(A)
+  state = memory.state.replace(stopped_B=memory.state.step)
+  memory = dataclasses.replace(memory, state=state)
+  lctx.save_memory(memory, tmp_path / 'memory')
+  with pytest.raises(lctx.UserError, match=r'stopped_B is int32 \(\) there'):
+    lctx.load_memory(tmp_path / 'memory', loaded)
 
 
 def test_another_model_does_not_go_on_from_a_memory(loaded):

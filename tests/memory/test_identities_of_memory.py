@@ -47,6 +47,8 @@ from lctx.memory.base import Layer
 from lctx.memory.chunks import inverted
 from lctx.memory.infini import features
 from lctx.memory.infini import recalled as mean_of_past
+from lctx.models.heads import Heads
+from lctx.models.parts import Compute
 from lctx.models.segments import scan_segments, split
 from lctx.positions import Alibi, NoPosition, Rope
 from lctx.types import segment_coords
@@ -409,7 +411,7 @@ ZERO = {  # and what each is without
   'cell': (StateCell(3, gate=ElementGate(zero_start=True)), Memory()),
   'cell, lstm': (StateCell(3, Dual(), LstmGate(zero_start=True)), Memory()),
   'long': (
-    dataclasses.replace(SHORT, long=8, gate=ElementGate(zero_start=True)),
+    Melodi(SEGMENT, 3, 8, 2, gate=ElementGate(zero_start=True)),
     SHORT,
   ),
 }
@@ -466,8 +468,8 @@ def test_a_memory_that_starts_at_zero_leaves_a_trained_model_as_it_was(name):
   got, _ = tiny.loop(more, both, ids, [SEGMENT] * 3)
   np.testing.assert_array_equal(got, want)
   sizes = moved(more, both, ids, gradient_segments=2)
-  scales = re.compile('layers/memory.*scale')
-  assert max(x for n, x in sizes.items() if scales.fullmatch(n)) > 0
+  scales = 'layers/memory_scale', 'layers/memory_gate_scale'
+  assert [n for n in scales if sizes.get(n, 0) > 0]
 
 
 def test_associations_start_with_values_of_zero(close):
@@ -575,10 +577,79 @@ def test_what_is_recalled_has_no_position(memory, position, close):
   assert np.abs(placed - free)[:, :SEGMENT].max() > 0.01
 
 
+@pytest.mark.parametrize(
+  'memory',
+  [Retrieval(12, 12), DenseRetrieval(12), StateCell(3), Melodi(6, 2, 8, 2)],
+  ids=lambda memory: type(memory).__name__,
+)
+def test_a_cap_bounds_the_logits_of_what_is_recalled(memory, close):
+  """A low one makes them all equal, as queries of zero do."""
+  model = dataclasses.replace(model_with(memory), position=NoPosition())
+  params, ids = tiny.large_params(model), tiny.some_ids(2, 3 * SEGMENT)
+  capped = dataclasses.replace(model, heads=Heads(cap=1e-6))
+  got, _ = tiny.loop(capped, params, ids, [SEGMENT] * 3)
+  looks = re.compile('query|memory_(ask|query|across)')
+
+  def still(path, x):
+    return x * 0 if looks.fullmatch(path[-1].key) else x
+
+  blind = jax.tree_util.tree_map_with_path(still, params)
+  want, _ = tiny.loop(model, blind, ids, [SEGMENT] * 3)
+  close(got, want, 1e-4)
+  free, _ = tiny.loop(model, params, ids, [SEGMENT] * 3)
+  assert np.abs(free - want).max() > 0.1
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['infini, delta', 'gated delta', 'retrieval', 'melodi, long', 'cell, skip'],
+)
+def test_shared_keys_are_the_same_keys_for_every_head(name, close):
+  model = model_with(EVERY[name])
+  shared = dataclasses.replace(model, heads=Heads(keys=1))
+  params, ids = tiny.large_params(shared), tiny.some_ids(2, 3 * SEGMENT)
+  wanted = jax.eval_shape(model.init_params, jax.random.key(0))
+  heads = model.stack.num_heads
+
+  def of_each(x, like):
+    """Once more wherever there is one head in place of several."""
+    for axis, (one, many) in enumerate(zip(x.shape, like.shape)):
+      if one == many:
+        continue
+      if one == 1:
+        x = jnp.repeat(x, many, axis=axis)
+      else:  # of what is convolved: queries, then keys, then values
+        x = jnp.repeat(x, np.repeat([1, many // 3], [heads, 2]), axis=axis)
+    return x
+
+  apart = jax.tree.map(of_each, params, wanted)
+  got, _ = tiny.loop(shared, params, ids, [SEGMENT] * 3)
+  want, _ = tiny.loop(model, apart, ids, [SEGMENT] * 3)
+  close(got, want)
+
+
+FLOAT32 = 'infini', 'infini, delta', 'associative', 'gated delta'
+
+
+@pytest.mark.parametrize('name', [*FLOAT32, 'cell, skip', 'melodi, long'])
+def test_in_bfloat16_sums_stay_in_float32(name):
+  model = model_with(EVERY[name])
+  half = dataclasses.replace(model, compute=Compute('bfloat16'))
+  params, ids = tiny.large_params(model), tiny.some_ids(2, 3 * SEGMENT)
+  got, carry = tiny.loop(half, params, ids, [SEGMENT] * 3)
+  want, _ = tiny.loop(model, params, ids, [SEGMENT] * 3)
+  assert got.dtype == jnp.bfloat16
+  assert np.abs(got - want).max() < 0.1 * np.abs(want).max()
+  kinds = {str(x.dtype) for x in jax.tree.leaves(carry)}
+  assert ('float32' in kinds) == (name in FLOAT32), kinds
+
+
 def test_memories_that_cannot_be_together_say_so():
   with pytest.raises(ValueError, match='two memories that put tokens around'):
     Together(Tokens(2), Associative(2))
   assert Together(XLCache(3), DenseRetrieval(4)).length == 3
+  assert Together(XLCache(3), Infini()).in_order
+  assert not Together(XLCache(3), XLCache(5)).in_order
 
 
 @pytest.mark.parametrize(
