@@ -85,7 +85,7 @@ def test_the_command_makes_a_workdir_that_gives_their_perplexity(
   command = [sys.executable, '-m', 'lctx.imported', f'--config={PATH}']
   command += [f'--weights={path}', f'--workdir={workdir}']
   command += [f'--config.{name}={value}' for name, value in small.items()]
-  quick = os.environ | {'JAX_DISABLE_MOST_OPTIMIZATIONS': '1', 'XLA_FLAGS': ''}
+  quick = os.environ | {'XLA_FLAGS': tiny.QUICK}
   subprocess.run(command, cwd=ROOT, check=True, env=quick)
 
   got = lctx.evaluate(workdir)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import tiny
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
@@ -25,8 +26,7 @@ def output(notebook, tmp_path, monkeypatch):
   monkeypatch.setenv('LCTX_NOTEBOOK_STEPS', '60')
   monkeypatch.setenv('LCTX_NOTEBOOK_WORKDIR', str(tmp_path / 'run'))
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
-  monkeypatch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-  monkeypatch.setenv('XLA_FLAGS', '')
+  monkeypatch.setenv('XLA_FLAGS', tiny.QUICK)
   folder = {'metadata': {'path': str(FILE.parent)}}
   NotebookClient(notebook, timeout=300, resources=folder).execute()
   return {cell.id: _printed(cell) for cell in notebook.cells}

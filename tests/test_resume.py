@@ -66,14 +66,12 @@ class Done(NamedTuple):
 class Command:
   """`python train.py --config=... --workdir=...`, under way."""
 
-  def __init__(
-    self, config: Path, workdir: Path, *overrides: str, flags: str = ''
-  ):
+  def __init__(self, config: Path, workdir: Path, *overrides: str):
     self.workdir = workdir
     self._said = workdir.with_suffix('.txt').open('w+')
     environment = {
       'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': flags,
+      'XLA_FLAGS': tiny.QUICK,
       'JAX_COMPILATION_CACHE_DIR': str(config.parent / 'compiled'),
     }
     program = [sys.executable, 'train.py']
@@ -273,7 +271,6 @@ def test_numbers_that_are_not_finite_end_with_a_paragraph(config, runs, copy):
     '--config.train.max_skipped=4',
     '--config.optimizer.peak=1e38',
     '--config.checkpoint.every=1',
-    flags=tiny.QUICK,
   ).end()
   assert done.code == 1, done.said
   assert 'Traceback' not in done.said
@@ -285,8 +282,7 @@ def test_numbers_that_are_not_finite_end_with_a_paragraph(config, runs, copy):
   assert last['loss'] is None and last['skipped'] == 4
   one, two = (restored(config, x, STEPS).state for x in (runs[0], copy))
   jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
-  steps = f'--config.train.steps={STEPS + 5}'
-  again = Command(config, copy, steps, flags=tiny.QUICK).end()
+  again = Command(config, copy, f'--config.train.steps={STEPS + 5}').end()
   assert again.code == 0, again.said
   assert f'goes on from step {STEPS} ' in again.said
   last = [r for r in records(copy) if 'skipped' in r][-1]
@@ -302,7 +298,6 @@ def test_a_signal_before_anything_is_worth_saving_says_so(config, tmp_path):
     '--config.train.steps=1000000',
     '--config.checkpoint.every=1000000',
     '--config.train.eval_every=0',
-    flags=tiny.QUICK,
   ).signal_when(lambda c: c.logged(5), signal.SIGTERM)
   assert done.code == 0, done.said
   assert 'The same command begins anew' in done.said
