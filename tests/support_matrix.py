@@ -33,8 +33,8 @@ differ in more than numbers, so not every stretch of RoPE. Beside memories it
 leaves positions that are added to tokens, causal buckets of T5 and all patterns
 that look ahead but the bidirectional one to the grid.
 
-Run of {date}, {where}: {passed:,} cells passed, {failed:,} failed, {left:,}
-were not run.
+{passed:,} cells passed, {failed:,} failed, {left:,} were not run. The last run
+was of {date}: {where}.
 
 A row is a position, a column a pattern. The number in a cell counts the scores
 that passed there, of {scores}: {names}. A letter says why some cannot be; `?`

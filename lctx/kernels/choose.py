@@ -48,6 +48,15 @@ class Auto(Kernel):
     return kernel(sources, dropout)
 
 
+def attended(sources: tuple[Source, ...]) -> jax.Array:
+  """Beside a layer's own attention: what queries see, [B, T, N, H].
+
+  By the kernel that suits the size, not the one that the model was given.
+  """
+  kernel, _ = choose(sources, jax.default_backend())
+  return kernel(sources, None)
+
+
 def choose(
   sources: tuple[Source, ...], platform: str, dropout: Dropout | None = None
 ) -> tuple[Kernel, str]:

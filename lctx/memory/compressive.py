@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lctx.kernels.dense import Dense
+from lctx.kernels.choose import attended
 from lctx.kernels.source import Source
 from lctx.layers.parameters import within
 from lctx.memory.base import Memory, check_one_way, check_sees_all
@@ -213,17 +213,17 @@ def reconstruction(layer, text, old, new) -> Array:
   q = layer.queries(layer.norm(text.x))
   heads = {'scores': (), 'pattern': Everything()}
 
-  def attended(states, at):
+  def seen_of(states, at):
     k, v = layer.keys_and_values(states)
     k = k[..., : q.shape[-1]]
-    return Dense()((Source(q, k, v, text.at, at, **heads),), None)
+    return attended((Source(q, k, v, text.at, at, **heads),))
 
-  wanted = attended(*old)
+  wanted = seen_of(*old)
   seen = text.at.document[:, :, None] == old[1].document[:, None]
   seen_BT = (seen & (old[1].document >= 0)[:, None]).any(axis=-1)
 
   def distance(states):
-    far = jnp.square(attended(states, new[1]) - wanted).mean(axis=(2, 3))
+    far = jnp.square(seen_of(states, new[1]) - wanted).mean(axis=(2, 3))
     return jnp.where(seen_BT, far, 0).sum() / jnp.maximum(seen_BT.sum(), 1)
 
   value, slope = jax.lax.stop_gradient(jax.value_and_grad(distance)(new[0]))

@@ -9,7 +9,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lctx.kernels.dense import Dense
+from lctx.kernels.choose import attended
 from lctx.kernels.source import Source
 from lctx.layers.norm import Norm, RMSNorm
 from lctx.layers.parameters import within
@@ -114,7 +114,7 @@ class Melodi(Memory):
     far = Source(near.q, k, v, at, long.at, near.placeless, Everything())
     seen = at.document[:, :, None] == long.at.document[:, None]
     any_BT = (seen & (long.at.document >= 0)[:, None]).any(axis=-1)
-    recalled = Dense()((far,), None).astype(y.dtype)
+    recalled = attended((far,)).astype(y.dtype)
     joined = self.gate(within(param, 'gate'), y, recalled)
     return jnp.where(any_BT[:, :, None, None], joined, y), carry
 

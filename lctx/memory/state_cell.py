@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lctx.kernels.dense import Dense
+from lctx.kernels.choose import attended
 from lctx.kernels.source import Source
 from lctx.layers.norm import Norm, RMSNorm
 from lctx.layers.parameters import within
@@ -98,12 +98,11 @@ class StateCell(Memory):
     nobody = jnp.zeros((at.document.shape[0], 1), jnp.int32)
     k, v = self._held(param, carry, sizes)
     first_k, first_v = self._first(param, carry, sizes)
-    recalled = Dense()(
+    recalled = attended(
       (
         _source(layer, q_BTNH, k, v, at, self._at(carry.at.document)),
         _source(layer, q_BTNH, first_k, first_v, begins, self._at(nobody)),
-      ),
-      None,
+      )
     ).astype(y.dtype)
     if self.gate.zero_start:
       shape, axes = y.shape[2:], ('heads', 'head_width')
@@ -152,10 +151,10 @@ class StateCell(Memory):
       self._queries(param, name, seen, sizes) for name in ('query', 'across')
     )
     k, v = self._keys_and_values(param, states, sizes)
-    itself = Dense()((_source(layer, q, k, v, of_states, of_states),), None)
+    itself = attended((_source(layer, q, k, v, of_states, of_states),))
     k = text.k[..., : sizes.head_width]
     told = _source(layer, across, k, text.v, of_states, text.at)
-    told = Dense()((told,), None)
+    told = attended((told,))
     both = jnp.concatenate([itself, told], axis=2)
     flat = both.reshape(*both.shape[:2], both.shape[2] * both.shape[3])
     gate = dataclasses.replace(self.gate, zero_start=False)

@@ -15,6 +15,7 @@ from test_equations import MEMORIES, SEGMENT, model_with
 
 from lctx.errors import UserError
 from lctx.generation import decode, reading
+from lctx.kernels import choose
 from lctx.memory import (
   Associative,
   Compressive,
@@ -598,6 +599,31 @@ def test_a_cap_bounds_the_logits_of_what_is_recalled(memory, close):
   close(got, want, 1e-4)
   free, _ = tiny.loop(model, params, ids, [SEGMENT] * 3)
   assert np.abs(free - want).max() > 0.1
+
+
+@pytest.mark.parametrize('name', ['cell, dual', 'melodi, long', 'conv'])
+def test_what_a_memory_looks_at_itself_is_in_tiles_where_it_is_large(
+  name, monkeypatch, close
+):
+  model = model_with(EVERY[name])
+  params, ids = tiny.large_params(model), tiny.some_ids(2, 4 * SEGMENT)
+
+  def read():
+    @tiny.quick_jit
+    def segment(carry, tokens):
+      at = segment_coords(jnp.zeros_like(tokens))
+      return model.apply({'params': params}, tokens, at, carry)
+
+    carry, found = model.initial(2), []
+    for tokens in split(ids, SEGMENT):
+      hidden, carry, penalty = segment(carry, tokens)
+      found.append((hidden, penalty))
+    return found
+
+  want = read()
+  monkeypatch.setattr(choose, 'AT_ONCE', 0)  # MiB
+  monkeypatch.setattr(choose, 'Dense', None)
+  jax.tree.map(close, read(), want)
 
 
 @pytest.mark.parametrize(
