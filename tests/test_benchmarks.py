@@ -10,8 +10,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import programs
 import pytest
-import tiny
 
 import lctx
 from benchmarks import (
@@ -133,14 +133,7 @@ def test_variants_are_compared_with_the_first():
 
 
 def run(module, *args):
-  return subprocess.run(
-    [sys.executable, '-m', f'benchmarks.{module}', *args],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': tiny.QUICK},
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
+  return programs.done(f'benchmarks.{module}', *args)
 
 
 def test_without_a_gpu_its_benchmark_says_so_in_one_line(tmp_path):

@@ -2,14 +2,12 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import programs
 import pytest
 import tiny
 
@@ -186,14 +184,7 @@ def test_doublings_and_dashes():
 
 
 def run(module, *args):
-  return subprocess.run(
-    [sys.executable, '-m', f'benchmarks.{module}', *args],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
+  return programs.done(f'benchmarks.{module}', *args)
 
 
 def test_the_command_shows_saves_and_draws_what_it_found(tmp_path):

@@ -1,15 +1,9 @@
 """Each mistake of a user: one paragraph that names the field, and code 2."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
+import programs
 import pytest
 
 from lctx.config import load, save
-
-ROOT = Path(__file__).parent.parent
 
 CONFIG = """
 from lctx import presets
@@ -46,14 +40,7 @@ def train(tmp_path):
 
   def run(*arguments, program='train.py'):
     filled = [argument.replace('TMP', str(tmp_path)) for argument in arguments]
-    return subprocess.run(
-      [sys.executable, program, *filled],
-      cwd=ROOT,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''},
-      capture_output=True,
-      text=True,
-      timeout=120,
-    )
+    return programs.done(program, *filled)
 
   return run
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import programs
 import pytest
 import tiny
 
@@ -339,14 +340,8 @@ def test_what_one_program_read_another_goes_on_from(trained, tmp_path):
   (tmp_path / 'text').write_text(text)
 
   def run(*arguments):
-    program = sys.executable, '-m', 'lctx.generation'
-    return subprocess.run(
-      [*program, f'--workdir={trained[0]}', *arguments],
-      cwd=ROOT,
-      env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': tiny.QUICK},
-      capture_output=True,
-      text=True,
-    )
+    workdir = f'--workdir={trained[0]}'
+    return programs.done('lctx.generation', workdir, *arguments)
 
   read = run(f'--prompt_file={tmp_path / "text"}', f'--save_memory={memory}')
   assert read.returncode == 0, read.stderr
@@ -360,21 +355,13 @@ def test_what_one_program_read_another_goes_on_from(trained, tmp_path):
 
 def test_eval_reads_a_run_with_another_segment(trained, copy):
   """The command line and Python say the same."""
-  done = subprocess.run(
-    [
-      sys.executable,
-      'eval.py',
-      f'--workdir={copy}',
-      '--config.eval.segment=5',
-      '--config.eval.memory=11',
-      '--config.eval.tokens=500',
-      '--checkpoint=latest',
-    ],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': tiny.QUICK},
-    capture_output=True,
-    text=True,
-    timeout=200,
+  done = programs.done(
+    'eval.py',
+    f'--workdir={copy}',
+    '--config.eval.segment=5',
+    '--config.eval.memory=11',
+    '--config.eval.tokens=500',
+    '--checkpoint=latest',
   )
   assert done.returncode == 0, done.stderr
   said = json.loads((copy / 'eval.json').read_text())
