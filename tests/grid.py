@@ -193,9 +193,9 @@ def empty_memory(position: str, pattern: str, memory: str) -> str | None:
   return None
 
 
-def memory_cells(positions=POSITIONS, patterns=PATTERNS):
+def memory_cells(positions=POSITIONS, patterns=PATTERNS, memories=MEMORIES):
   """Every cell of position, pattern and memory that can be."""
-  cells = itertools.product(positions, patterns, MEMORIES)
+  cells = itertools.product(positions, patterns, memories)
   return [cell for cell in cells if not empty_memory(*cell)]
 
 

@@ -27,6 +27,7 @@ DOCUMENT = np.zeros((ROWS, grid.LENGTH), np.int32)
 DOCUMENT[1, BEGINS:] = 1
 ALONE = np.where(DOCUMENT == 1, 1, EMPTY)
 KINDS = [name for name in grid.KINDS if name != 't5']  # both ways has its terms
+OTHERS = [name for name in grid.MEMORIES if name != 'xl']  # test_grid has that
 COVERED = [
   name
   for name in grid.PATTERNS
@@ -100,7 +101,7 @@ def pytest_generate_tests(metafunc):
   everything = 'grid' in metafunc.config.option.markexpr.split()
   cells = {
     'test_any_memory_serves_any_position_and_pattern': lambda: grid.with_memory(
-      grid.memory_cells(KINDS, COVERED)
+      grid.memory_cells(KINDS, COVERED, OTHERS)
     ),
     'test_every_memory_remembers': lambda: (
       grid.with_memory(grid.memory_cells()) if everything else []

@@ -271,10 +271,12 @@ def grad_of_tables(name, gradient_segments, count=4):
 
   @tiny.quick_jit
   def grad(params, document):
-    def loss(params):
+    def loss(tables):
+      given = {'params': params | {'vocabulary': tables}}
+
       def one(carry, inputs):
         tokens, document = inputs
-        given, at = {'params': params}, segment_coords(document)
+        at = segment_coords(document)
         hidden, carry, _ = model.apply(given, tokens, at, carry)
         return carry, jnp.square(hidden).sum()
 
@@ -284,11 +286,11 @@ def grad_of_tables(name, gradient_segments, count=4):
       )[1]
       return sums[-1]
 
-    return jax.grad(loss)(params)
+    return jax.grad(loss)(params['vocabulary'])
 
   def of(begins):
     document = (segment >= begins).astype(jnp.int32)
-    table = grad(params, document)['vocabulary']['table_0']
+    table = grad(params, document)['table_0']
     rows = (table[each * s : each * (s + 1)] for s in range(count))
     return [float(np.abs(x).max()) for x in rows]
 
