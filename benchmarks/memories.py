@@ -57,7 +57,7 @@ def memories(size: Size, cell: int = -2) -> dict[str, Memory]:
     'associative': Associative(16, 32),
     'state cell': OnLayers(
       (cell,),
-      Together(near, StateCell(64, gate=ElementGate(start=1.0))),
+      Together(near, StateCell(64, gate=ElementGate(start=-1.0))),
       near,
     ),
     'infini': Infini(),

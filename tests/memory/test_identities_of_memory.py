@@ -401,6 +401,17 @@ def test_a_memory_that_needs_gradients_through_time_says_so(name):
   assert Together(XLCache(4), memory).needs_bptt == memory.needs_bptt
 
 
+@pytest.mark.parametrize('kind', [ElementGate, HeadGate])
+def test_the_larger_a_gates_start_the_more_is_new(kind, close):
+  kept, new = normal(0, 2, 3, N, H), normal(1, 2, 3, N, H)
+
+  def param(name, shape, axes, init):
+    return init(jax.random.key(0), shape, jnp.float32)
+
+  close(kind(start=15)(param, kept, new), new, 1e-4)
+  close(kind(start=-15)(param, kept, new), kept, 1e-4)
+
+
 SHORT = Melodi(SEGMENT, 3)
 ZERO = {  # and what each is without
   'infini': (Infini(gate=HeadGate(zero_start=True)), Memory()),
