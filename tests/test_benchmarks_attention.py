@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,6 @@ from benchmarks.attention_times import Limits, measure, predicted
 from lctx.patterns import Causal, Window
 from lctx.positions.sinusoid import sinusoid
 
-ROOT = Path(__file__).parent.parent
 SIZES = {'heads': 2, 'width': 8, 'rows': 2}
 ENOUGH = Limits(memory=2**40, seconds=1e9)
 SOME = {name: KERNELS[name] for name in ('dense', 'chunked')}
