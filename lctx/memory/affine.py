@@ -5,15 +5,21 @@ the other is again such a change. So a sequence may be folded in any grouping:
 in parallel, or each part on another device.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
 from lctx.memory.base import Layer, Memory
 from lctx.memory.held import Segment
 from lctx.types import EMPTY, Array, Carry
+
+# Of float32 numbers as they are: TPUs and GPUs multiply shorter ones otherwise,
+# and what is lost so stays in the states.
+product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 @struct.dataclass
@@ -103,8 +109,8 @@ def times(keep: Array | None, x: Any) -> Any:
   if keep.ndim == 2:
     return keep.reshape(*keep.shape, *(1,) * (x.ndim - 2)) * x
   if x.ndim == 3:
-    return jnp.einsum('bnhg,bng->bnh', keep, x)
-  return jnp.einsum('bnhg,bngv->bnhv', keep, x)
+    return product('bnhg,bng->bnh', keep, x)
+  return product('bnhg,bngv->bnhv', keep, x)
 
 
 def safe_ratio(x: Array, by: Array) -> Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lctx.memory.affine import safe_ratio
+from lctx.memory.affine import product, safe_ratio
 from lctx.memory.base import Memory, check_sees_all
 from lctx.memory.held import Held, nowhere, place, where
 from lctx.memory.tokens import PUBLISHED, Learned, check_count
@@ -116,8 +116,8 @@ def dpfp(x: Array, degree: int) -> Array:
 
 def recalled(matrix: Array, z_BP: Array, q_BTP: Array) -> Array:
   """q M / (q z + epsilon): [B, T, D]."""
-  sums = jnp.einsum('btp,bpd->btd', q_BTP, matrix)
-  weights = jnp.einsum('btp,bp->bt', q_BTP, z_BP)[..., None]
+  sums = product('btp,bpd->btd', q_BTP, matrix)
+  weights = product('btp,bp->bt', q_BTP, z_BP)[..., None]
   return safe_ratio(sums, weights + EPSILON)
 
 
@@ -126,8 +126,8 @@ def rewritten(
 ) -> tuple[Array, Array]:
   """M and z once each key has its new value in place of the old one."""
   new = strength_BM[..., None] * (v - recalled(matrix, z_BP, k_BMP))
-  matrix += jnp.einsum('bmp,bmd->bpd', k_BMP, new)
-  known_BM = jnp.einsum('bmp,bp->bm', k_BMP, z_BP)
+  matrix += product('bmp,bmd->bpd', k_BMP, new)
+  known_BM = product('bmp,bp->bm', k_BMP, z_BP)
   size_BM = jnp.square(k_BMP).sum(axis=-1) + EPSILON
   unknown = jax.lax.stop_gradient(jnp.clip(1 - known_BM / size_BM, 0, 1))
-  return matrix, z_BP + jnp.einsum('bmp,bm->bp', k_BMP, unknown)
+  return matrix, z_BP + product('bmp,bm->bp', k_BMP, unknown)

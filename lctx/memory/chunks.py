@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lctx.memory.affine import Update, counted
+from lctx.memory.affine import Update, counted, product
 from lctx.types import EMPTY, Array
 
 
@@ -40,10 +40,10 @@ class Chunk(NamedTuple):
     """[B, C, N, H]; the states before are of a document."""
     live_BC = (self.document == document_B[:, None]) & (self.document >= 0)
     live = live_BC[:, None, :, None]
-    known = jnp.einsum('bnch,bnhv->bncv', self.known, matrix)
+    known = product('bnch,bnhv->bncv', self.known, matrix)
     written = self.told - jnp.where(live, known, 0.0)
-    old = jnp.einsum('bnch,bnhv->bncv', self.q, matrix)
-    y = jnp.einsum('bncs,bnsv->bncv', self.met, written)
+    old = product('bnch,bnhv->bncv', self.q, matrix)
+    y = product('bncs,bnsv->bncv', self.met, written)
     return (y + jnp.where(live, old, 0.0)).swapaxes(1, 2)
 
 
@@ -71,9 +71,9 @@ def chunk_of(
   kept = jnp.where(of_last_BC[:, None], to_end, 0.0)[..., None] * k
   all_BN11 = jnp.exp(sums_BNC[..., -1])[..., None, None]
   keep = all_BN11 * jnp.eye(k.shape[-1])[None, None]
-  keep -= jnp.einsum('bnch,bncg->bnhg', kept, known)
-  add = jnp.einsum('bnch,bncv->bnhv', kept, told)
-  met = jnp.einsum('btnh,bsnh->bnts', inputs.q, inputs.k) * decay
+  keep -= product('bnch,bncg->bnhg', kept, known)
+  add = product('bnch,bncv->bnhv', kept, told)
+  met = product('btnh,bsnh->bnts', inputs.q, inputs.k) * decay
   q = inputs.q.swapaxes(1, 2) * from_start
   update = Update((keep,), (add,), whole_B, document_B)
   return Chunk(q, met, told, known, document_BC, update)
@@ -115,7 +115,7 @@ def inverted(lower: Array) -> Array:
     own = jnp.arange(count)
     below = jnp.moveaxis(cut[..., own, 1, :, own, 0, :], 0, len(rows))
     first, second = found[..., ::2, :, :], found[..., 1::2, :, :]
-    corner = -jnp.matmul(second, jnp.matmul(below, first))
+    corner = -_times(second, _times(below, first))
     nothing = jnp.zeros_like(corner)
     top = jnp.concatenate([first, nothing], axis=-1)
     bottom = jnp.concatenate([corner, second], axis=-1)
@@ -129,4 +129,8 @@ def _changed(lower, change):
   """d X = -X dL X of the inverse X: no block needs a gradient of its own."""
   found = inverted(*lower)
   below = jnp.tril(change[0], -1)
-  return found, -jnp.matmul(found, jnp.matmul(below, found))
+  return found, -_times(found, _times(below, found))
+
+
+def _times(x: Array, y: Array) -> Array:
+  return product('...ij,...jk->...ik', x, y)

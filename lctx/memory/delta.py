@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from lctx.layers.norm import RMSNorm
 from lctx.layers.parameters import within
-from lctx.memory.affine import Affine, combine, normable
+from lctx.memory.affine import Affine, combine, normable, product
 from lctx.memory.base import check_one_way
 from lctx.memory.chunks import (
   Chunk,
@@ -114,10 +114,10 @@ class GatedDelta(Affine):
 
   def correct(self, inputs: Inputs, decay: Array, x: Array) -> Array:
     """(I + L)^-1 x, L what each token's key shares with those before it."""
-    shared = jnp.einsum('btnh,bsnh->bnts', inputs.k, inputs.k)
+    shared = product('btnh,bsnh->bnts', inputs.k, inputs.k)
     strength_BNT1 = inputs.strength.swapaxes(1, 2)[..., None]
     inverse = inverted(jnp.tril(shared * decay * strength_BNT1, -1))
-    return jnp.einsum('bnts,bnsv->bntv', inverse, x)
+    return product('bnts,bnsv->bntv', inverse, x)
 
   def _read(self, held, inputs):
     """The states after these tokens, and what each recalls [B, T, N, H]."""

@@ -9,7 +9,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from lctx.layers.parameters import within
-from lctx.memory.affine import Affine, Update, counted, safe_ratio
+from lctx.memory.affine import Affine, Update, counted, product, safe_ratio
 from lctx.memory.gates import HeadGate, MemoryGate
 from lctx.memory.held import Held, nowhere, place
 from lctx.types import Array
@@ -63,11 +63,11 @@ class Infini(Affine):
     v_BSKH, keep = text.v.astype(jnp.float32), None
     if self.delta:
       _, z_BKH = before.states
-      seen_BSK = jnp.einsum('bskh,bkh->bsk', k_BSKH, z_BKH)[..., None]
+      seen_BSK = product('bskh,bkh->bsk', k_BSKH, z_BKH)[..., None]
       asked_BSKH = safe_ratio(k_BSKH, seen_BSK)
-      told_BKHG = jnp.einsum('bskh,bskg->bkhg', k_BSKH, asked_BSKH)
+      told_BKHG = product('bskh,bskg->bkhg', k_BSKH, asked_BSKH)
       keep = jnp.eye(k_BSKH.shape[-1])[None, None] - told_BKHG
-    matrix = jnp.einsum('bskh,bskg->bkhg', k_BSKH, v_BSKH)
+    matrix = product('bskh,bskg->bkhg', k_BSKH, v_BSKH)
     return Update(
       (keep, None), (matrix, k_BSKH.sum(axis=1)), whole_B, document_B
     )
@@ -83,6 +83,6 @@ def recalled(matrix: Array, z_BKH: Array, q_BTNH: Array) -> Array:
   batch, length, heads, width = q_BTNH.shape
   keys = z_BKH.shape[1]
   q_BTKGH = q_BTNH.reshape(batch, length, keys, heads // keys, width)
-  sums = jnp.einsum('btkgh,bkhv->btkgv', q_BTKGH, matrix)
-  weights = jnp.einsum('btkgh,bkh->btkg', q_BTKGH, z_BKH)[..., None]
+  sums = product('btkgh,bkhv->btkgv', q_BTKGH, matrix)
+  weights = product('btkgh,bkh->btkg', q_BTKGH, z_BKH)[..., None]
   return safe_ratio(sums, weights).reshape(q_BTNH.shape)

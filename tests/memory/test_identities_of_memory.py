@@ -667,7 +667,7 @@ def test_shared_keys_are_the_same_keys_for_every_head(name, close):
   close(got, want)
 
 
-FLOAT32 = 'infini', 'infini, delta', 'associative', 'gated delta'
+FLOAT32 = 'infini', 'infini, delta', 'gated delta', 'associative'
 
 
 @pytest.mark.parametrize('name', [*FLOAT32, 'cell, skip', 'melodi, long'])
@@ -681,6 +681,30 @@ def test_in_bfloat16_sums_stay_in_float32(name):
   assert np.abs(got - want).max() < 0.1 * np.abs(want).max()
   kinds = {str(x.dtype) for x in jax.tree.leaves(carry)}
   assert ('float32' in kinds) == (name in FLOAT32), kinds
+
+
+def test_states_are_multiplied_as_the_float32_numbers_they_are():
+  """TPUs and GPUs multiply them as shorter ones where nothing asks."""
+  memory = Memory()
+  for i, name in enumerate(FLOAT32):
+    memory = OnLayers((i,), EVERY[name], memory)
+  model = dataclasses.replace(
+    tiny.transformer_xl(depth=len(FLOAT32)),
+    memory=memory,
+    compute=Compute('bfloat16'),
+  )
+
+  def read(params, tokens):
+    at = segment_coords(jnp.zeros_like(tokens))
+    return model.apply({'params': params}, tokens, at, model.initial(1))
+
+  shapes = jax.eval_shape(model.init_params, jax.random.key(0))
+  with jax.default_matmul_precision(None):
+    text = jax.jit(read).lower(shapes, jnp.zeros((1, SEGMENT), int)).as_text()
+  words = r'dot_general.* : \(tensor<[\dx]*xf32>, tensor<[\dx]*xf32>\)'
+  products = re.findall(words, text)
+  assert len(products) > 4 * len(FLOAT32)
+  assert all('precision = [HIGHEST, HIGHEST]' in x for x in products)
 
 
 def test_memories_that_cannot_be_together_say_so():
