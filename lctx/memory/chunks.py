@@ -133,4 +133,7 @@ def _changed(lower, change):
 
 
 def _times(x: Array, y: Array) -> Array:
+  """Small blocks are summed by elements: products of them compile slowly."""
+  if x.shape[-1] < 8:
+    return (x[..., None] * y[..., None, :, :]).sum(axis=-2)
   return product('...ij,...jk->...ik', x, y)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
 
+from benchmarks.memories import Size, memories, model_with
 from lctx import presets
 from lctx.kernels.choose import Auto
 from lctx.models.heads import (
@@ -17,6 +18,7 @@ from lctx.models.heads import (
   Heads,
 )
 from lctx.models.parts import Compute
+from lctx.models.segments import scan_segments, split
 from lctx.patterns import (
   BlockSparse,
   Causal,
@@ -69,6 +71,9 @@ MODELS = {
   },
   'chunks': {'position': Rope(), 'pattern': Causal() & Chunks(128)},
 }
+SMALL = Size(3, 128, 64, 128, slots=256, searched=512, tokens=1024)
+MEMORIES = memories(SMALL)
+STATES = 'associative', 'infini', 'gated'  # of float32
 STOCK = {  # head widths, and what the stock kernel serves
   'rope': (64, {'position': Rope()}),
   'rope, grouped, capped, a window': (
@@ -103,13 +108,30 @@ def no_machine_is_asked(monkeypatch):
     monkeypatch.setenv(variable, value)
 
 
-def program_of(model):
+def steps_of(model):
+  """A loss of two segments, the second of which teaches the first."""
+
+  def loss(params, carry, ids):
+    def one(carry, tokens):
+      at = segment_coords(jnp.zeros_like(tokens))
+      given = {'params': params}
+      hidden, carry, penalty = model.apply(given, tokens, at, carry)
+      nll = model.apply(given, hidden, tokens, method='nll')
+      return carry, nll.sum() + penalty.sum()
+
+    cut = split(ids, SMALL.segment)
+    return scan_segments(one, carry, cut, gradient_segments=1)[1].sum()
+
+  return loss, step_of(model)[1]
+
+
+def program_of(model, of=step_of):
   """The gradient of its loss, compiled for a TPU: as text."""
   found = topologies.get_topology_desc(platform='tpu', topology_name='v5e:2x2')
   mesh = jax.sharding.Mesh(found.devices[:1], 'x')
   chip = jax.sharding.NamedSharding(mesh, jax.P())
 
-  loss, shapes = step_of(model)
+  loss, shapes = of(model)
   shapes = jax.tree.map(lambda x: x.update(sharding=chip), shapes)
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
     traced = jax.jit(jax.grad(loss)).trace(*shapes)
@@ -140,3 +162,14 @@ def test_the_stock_kernel_is_in_the_program_where_it_serves(name):
   for part in ('fwd', 'dq', 'dkv'):
     assert f'splash_mha_{part}_segmented' in text
   assert 'lctx_flash' not in text
+
+
+@pytest.mark.parametrize('name', MEMORIES)
+def test_every_memory_is_taught_on_a_tpu(name):
+  model = model_with(MEMORIES[name], SMALL, 256)
+  compute = Compute('bfloat16', kernel=Auto('tpu'))
+  model = dataclasses.replace(model, compute=compute)
+  with jax.default_matmul_precision('default'):  # as outside of tests
+    text = program_of(model, steps_of)
+  exact = 'operand_precision={highest,highest}' in text
+  assert exact == name.startswith(STATES)
