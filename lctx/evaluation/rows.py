@@ -45,8 +45,8 @@ def by_document(
 
   The longest come first; where one of them outweighs the rest there are fewer
   rows, for none should wait. Memory is empty where a document begins. A row
-  that has ended is read again with weight 0, so that the memory it lends
-  stays full. With `limit_tokens`: see `_choose`.
+  that has ended is read again with weight 0, as further documents, so that
+  the memory it lends stays full. With `limit_tokens`: see `_choose`.
   """
   assert min(rows, segment) >= 1, (rows, segment)
   chosen = _choose(store, limit_tokens)
@@ -58,15 +58,20 @@ def by_document(
   rows = min(rows, len(chosen.length), max(2, int(even)))
   row_of = _dealt(chosen.length, rows)
   size = np.bincount(row_of, chosen.length, rows).astype(np.int64)
+  documents = np.bincount(row_of, minlength=rows)[:, None]
   chosen = chosen.take(np.argsort(row_of, kind='stable'))
   stop = np.cumsum(size)
   lanes = _Lanes(stop - size, stop - 1)
   other = np.roll(np.arange(rows, dtype=np.int32), 1) if rows > 1 else None
   for first, n in _pieces(lanes.inputs.max(), segment):
     place = first + np.arange(n)[None]
-    again = place % lanes.inputs
-    piece = _read(store, chosen, lanes, again, place < lanes.inputs, other)
-    yield dataclasses.replace(piece, opens=first == 0)
+    passes, again = np.divmod(place, lanes.inputs)
+    piece = _read(store, chosen, lanes, again, passes == 0, other)
+    yield dataclasses.replace(
+      piece,
+      document=(piece.document + passes * documents).astype(np.int32),
+      opens=first == 0,
+    )
 
 
 def by_lane(

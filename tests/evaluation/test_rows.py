@@ -119,6 +119,15 @@ def test_a_row_that_ended_is_read_again_and_lends_its_memory():
   assert piece.other.tolist() == [1, 0]
   assert piece.tokens[1].tolist() == [0, 8, 9, 0, 8, 9, 0, 8]
   assert piece.weight[1].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+  assert piece.document[1].tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_documents_count_up_where_a_row_is_read_again():
+  for piece in by_document(store_of(9, 8, 2, 2, 1), 2, 4):
+    steps = np.diff(piece.document, axis=1)
+    assert ((steps == 0) | (steps == 1)).all()
+    begins = np.diff(piece.source, axis=1) != 0
+    assert (steps[begins] == 1).all()
 
 
 def test_one_document_has_no_other():
