@@ -246,6 +246,11 @@ def measured(
   back = reach(model.memory, size.segment)
   how = ways(back) if model.remembers else ()
   bits = read(model, loaded.params, ids, segment, [*how])
+  if not np.isfinite(bits).all():
+    raise lctx.UserError(
+      f'{name}, trained in {folder}, gives losses that are not finite, and '
+      'what it remembers is worth nothing. Remove the folder to train it anew.'
+    )
   bits = bits.reshape(*bits.shape[:2], -1, size.segment).mean(axis=3)
   first = first_of(size)
   found = {w.name: _counted(bits[i], w, first) for i, w in enumerate(how, 1)}

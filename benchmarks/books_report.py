@@ -87,14 +87,14 @@ def twin_of(every: list[dict]) -> dict | None:
 
 
 def verdict(found: dict, every: list[dict]) -> str:
-  """'helps', 'runs, does not help yet', or '' where a window has to decide."""
+  """'helps', 'runs, does not help yet', or '' where a model has to decide."""
   plain = rivals(found, every)
   lows = [of_way(found, name).low for name in FAR]
   lows += [over(found, x).low for x in plain]
-  if min(lows) <= 0:
+  if not all(low > 0 for low in lows):
     return 'runs, does not help yet'
   is_met = any(x['flops'] >= found['flops'] for x in plain)
-  return 'helps' if is_met else ''
+  return 'helps' if is_met and twin_of(every) else ''
 
 
 def table(every: list[dict]) -> str:

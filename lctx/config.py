@@ -23,6 +23,7 @@ from lctx.fields import check, fields_of
 from lctx.models.decoder import Decoder
 from lctx.optimizer import Optimizer
 from lctx.overrides import from_json, override, to_json
+from lctx.patterns import Causal
 from lctx.sharding.mesh import Mesh
 from lctx.training.metrics import Logging
 from lctx.training.step import Training
@@ -149,6 +150,14 @@ def _check_effects(model: Decoder) -> None:
       'model.heads has a span, a cap or adaptive scores without effect: '
       f'model.memory = {model.memory} lets no layer attend to tokens. Remove '
       'them, or set model.memory.gate.'
+    )
+  alone = model.pattern == Causal() and not model.dropout.attention
+  if not model.attends and not alone:
+    raise ValueError(
+      f'model.pattern = {model.pattern} and model.dropout.attention = '
+      f'{model.dropout.attention} are of attention, but model.memory = '
+      f'{model.memory} lets no layer attend to tokens. Leave them as they are '
+      'by default, or set model.memory.gate.'
     )
   if any(model.embed.tie_projections) and not model.embed.projected:
     raise ValueError(

@@ -123,7 +123,9 @@ def block_recurrent(
   """Block-Recurrent Transformer (Hutchins et al. 2022).
 
   A cell of states on one layer; on all layers every query sees `window` keys,
-  itself included. Segments are as long as that. `parts` as `remembering`.
+  itself included. Segments are as long as that. The published code also brings
+  queries and keys to unit size, which the cell does not. `parts` as
+  `remembering`.
   """
   near = XLCache(window, same_length=True)
   memory = OnLayers((layer,), Together(near, cell or StateCell()), near)
@@ -142,8 +144,9 @@ def memorizing(
 ) -> Decoder:
   """Memorizing Transformer (Wu et al. 2022): one layer looks up its past.
 
-  In all layers every query sees `cache` keys, itself included. `parts` as
-  `remembering`.
+  In all layers every query sees `cache` keys, itself included. The published
+  code has no positions on the layer that looks up, and brings queries and keys
+  to unit size, as heads=Heads(norm=RMSNorm()) does. `parts` as `remembering`.
   """
   near = XLCache(cache, same_length=True)
   looks = Together(near, retrieval or Retrieval())
@@ -165,6 +168,11 @@ def gated_delta(
   Every `every`-th layer attends, with a cache of `cache` states; the others
   are states that each token writes. `parts` as `remembering`.
   """
+  if not 2 <= every <= depth:
+    raise ValueError(
+      f'every = {every} must be 2 to depth = {depth}: one of so many layers '
+      'attends, and the others do not.'
+    )
   attends = tuple(range(every - 1, depth, every))
   memory = OnLayers(attends, XLCache(cache), GatedDelta())
   return remembering(depth, width, num_heads, memory, **parts)

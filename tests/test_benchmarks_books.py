@@ -139,7 +139,9 @@ def test_a_memory_helps_where_far_text_helps_and_the_window_is_beaten():
     (remembering(2.01, 2.02), plain(bits=1.9)),
   ):
     assert says(memory, others) == 'runs, does not help yet'
+  assert says(remembering(np.nan, 2.02), plain()).startswith('runs')
   assert says(remembering(2.01, 2.02), plain()[:2]) == ''
+  assert says(remembering(2.01, 2.02), plain()[1:]) == ''
   assert says(remembering(2.0, 2.02), plain()[:2]).startswith('runs')
 
 

@@ -110,6 +110,25 @@ REFUSED = {
     {'model__memory': 'gateddelta', 'model__heads__cap': '2.0'},
     ['model.heads', 'without effect', 'model.memory.gate'],
   ),
+  'a window over nothing': (
+    {'model__memory': 'gateddelta', 'model__pattern': 'window'}
+    | {'model__pattern__before': '3'},
+    ['model.pattern = Window(before=3', 'model.memory.gate'],
+  ),
+  'weights of no attention dropped': (
+    {'model__memory': 'gateddelta', 'model__dropout__attention': '0.1'},
+    ['model.dropout.attention = 0.1', 'model.memory.gate'],
+  ),
+  'a memory for other layers than there are': (
+    {'model__memory': 'onlayers', 'model__memory__layers': '(0,1)'}
+    | {'model__memory__memory': 'retrieval'}
+    | {'model__memory__others': 'xlcache'},
+    ['model.memory.layers = (0, 1)', 'model.memory.others = XLCache'],
+  ),
+  'more neighbours than channels': (
+    {'model__memory': 'associative', 'model__memory__width': '1'},
+    ['model.memory.degree = 3', 'model.memory.width = 1', 'more width'],
+  ),
   'weights of another segment': (
     {'model__memory': 'melodi', 'model__memory__segment': '9'},
     ['data.segment = 8', 'model.memory.segment = 9'],

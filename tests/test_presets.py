@@ -169,6 +169,9 @@ def test_published_models_have_their_memory_on_their_layers():
   hybrid = layers(presets.gated_delta(**sizes, cache=8))
   states = 3 * [GatedDelta()]
   assert hybrid == 3 * [*states, XLCache(8)]
+  for every in (1, 13):
+    with pytest.raises(ValueError, match='must be 2 to depth = 12'):
+      presets.gated_delta(**sizes, cache=8, every=every)
   mixed = layers(presets.melodi(**sizes, memory=Melodi(8, long=64)))
   assert mixed[6].long and [x for x in mixed if x.long] == [mixed[6]]
   assert set(mixed) == {mixed[6], Melodi(8)}

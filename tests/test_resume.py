@@ -274,6 +274,7 @@ def test_numbers_that_are_not_finite_end_with_a_paragraph(config, runs, copy):
   ).end()
   assert done.code == 1, done.said
   assert 'Traceback' not in done.said
+  assert 'had no finite loss and gradient: they changed no' in done.said
   paragraph = done.said.strip().splitlines()[-1]
   assert paragraph.startswith('lctx: error: 4 steps in a row')
   assert 'optimizer.peak' in paragraph

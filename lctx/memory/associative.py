@@ -46,6 +46,12 @@ class Associative(Memory):
           f'model.memory.{name} = {getattr(self, name)} must be at least 1. '
           'Published: width 64, degree 3.'
         )
+    if self.degree >= 2 * self.width:
+      raise ValueError(
+        f'model.memory.degree = {self.degree} pairs each of twice '
+        f'model.memory.width = {self.width} channels with that many others, '
+        'and there are not so many. Use a lower degree, or more width.'
+      )
 
   @property
   def around(self):

@@ -40,8 +40,9 @@ class Hidden:
 class Projected(Hidden):
   """Keys, before any rotation, and values: nothing is projected twice.
 
-  For a model whose parameters stand still. In training it would be another
-  mechanism, for no gradient would reach the projections of memory.
+  For a model whose parameters stand still. In training it is another mechanism,
+  that of Hutchins et al. 2022: projections learn from the segment alone, and
+  what is remembered was projected with parameters of before.
   """
 
   def shapes(self, sizes):

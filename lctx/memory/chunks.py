@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from lctx.memory.affine import Update, counted, product
 from lctx.types import EMPTY, Array
 
+NOTHING_LEFT = -200.0  # of a float32 number, times exp of this
+
 
 class Inputs(NamedTuple):
   """What tokens write and ask: float32 [B, T, N, H], and [B, T, N]."""
@@ -56,8 +58,7 @@ def chunk_of(
   each token shares with those before it; `decay` is what is left between them.
   """
   document_BC, held_BC = inputs.document, inputs.document >= 0
-  sums_BNC = jnp.cumsum(inputs.decay, axis=1).swapaxes(1, 2)
-  steps = sums_BNC[..., :, None] - sums_BNC[..., None, :]
+  sums_BNC, steps = _sums(inputs.decay)
   same = (document_BC[:, :, None] == document_BC[:, None]) & held_BC[:, None]
   seen = jnp.tril(same)[:, None]
   decay = jnp.exp(jnp.where(seen, steps, -jnp.inf))  # from key to query
@@ -67,7 +68,7 @@ def chunk_of(
   told = jnp.concatenate([v, from_start * k], axis=-1) * strength
   told, known = jnp.split(correct(inputs, decay, told), 2, axis=-1)
   of_last_BC, whole_B, document_B = counted(document_BC)
-  to_end = jnp.exp(sums_BNC[..., -1:] - sums_BNC)
+  to_end = jnp.exp(steps[..., -1, :])
   kept = jnp.where(of_last_BC[:, None], to_end, 0.0)[..., None] * k
   all_BN11 = jnp.exp(sums_BNC[..., -1])[..., None, None]
   keep = all_BN11 * jnp.eye(k.shape[-1])[None, None]
@@ -77,6 +78,21 @@ def chunk_of(
   q = inputs.q.swapaxes(1, 2) * from_start
   update = Update((keep,), (add,), whole_B, document_B)
   return Chunk(q, met, told, known, document_BC, update)
+
+
+def _sums(decay_BCN: Array) -> tuple[Array, Array]:
+  """Of decays from the start [B, N, C], and behind each key up to each query.
+
+  The latter [B, N, C, C] are differences of running sums, where large numbers
+  would cost small ones behind them their digits; whole numbers cost nothing.
+  What leaves nothing of a state is clipped for that.
+  """
+  decay_BNC = jnp.maximum(decay_BCN, NOTHING_LEFT).swapaxes(1, 2)
+  whole_BNC = jax.lax.stop_gradient(jnp.round(decay_BNC))
+  parts = whole_BNC, decay_BNC - whole_BNC
+  sums = [jnp.cumsum(part, axis=-1) for part in parts]
+  steps = (x[..., :, None] - x[..., None, :] for x in sums)
+  return sum(sums), sum(steps)
 
 
 def cut_in_chunks(inputs: Inputs, chunk: int) -> Inputs:

@@ -188,6 +188,12 @@ class OnLayers(Memory):
         f'names no layer, or one that is not there. Use {-depth} to '
         f'{depth - 1}.'
       )
+    if chosen == set(range(depth)) and self.others != Memory():
+      raise ValueError(
+        f'model.memory.layers = {self.layers} are all layers of '
+        f'model.stack.depth = {depth}, so model.memory.others = {self.others} '
+        'is on none. Leave it out, or leave it some layers.'
+      )
     pairs = zip(self.memory.of_layers(depth), self.others.of_layers(depth))
     return tuple(pair[i not in chosen] for i, pair in enumerate(pairs))
 

@@ -216,7 +216,8 @@ def reconstruction(layer, text, old, new) -> Array:
   def seen_of(states, at):
     k, v = layer.keys_and_values(states)
     k = k[..., : q.shape[-1]]
-    return attended((Source(q, k, v, text.at, at, **heads),))
+    seen = attended((Source(q, k, v, text.at, at, **heads),))
+    return seen.astype(jnp.float32)
 
   wanted = seen_of(*old)
   seen = text.at.document[:, :, None] == old[1].document[:, None]
@@ -228,7 +229,7 @@ def reconstruction(layer, text, old, new) -> Array:
 
   value, slope = jax.lax.stop_gradient(jax.value_and_grad(distance)(new[0]))
   moved = slope * (new[0] - jax.lax.stop_gradient(new[0]))
-  return value.astype(jnp.float32) + moved.astype(jnp.float32).sum()
+  return value + moved.sum(dtype=jnp.float32)
 
 
 def _still(param: Callable) -> Callable:

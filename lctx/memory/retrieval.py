@@ -141,6 +141,7 @@ def nearest(
   logits = jnp.einsum(
     'btkgh,bmkh->bkgtm',
     *jax.lax.stop_gradient((q, k_BMKH[..., :width])),
+    precision=jax.lax.Precision.HIGHEST,  # a TPU would round both
     preferred_element_type=jnp.float32,
   )
   hidden = ~seen_BTM[:, None, None]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from lctx.training.loop import Moment
 from lctx.training.metrics import Metrics
 from lctx.training.progress import Progress
 from lctx.training.state import State
+
+_log = logging.getLogger(__name__)
 
 
 class Stopwatch:
@@ -70,6 +73,12 @@ class Log:
     seconds, count = self.stopwatch.restart(), len(window)
     speed = self.tokens * count / seconds
     finite = [x for x in window if np.isfinite(list(x.values())).all()]
+    if broken := count - len(finite):
+      _log.warning(
+        f'{broken} of the last {count} steps had no finite loss and gradient: '
+        'they changed no parameter, and every lane went on with an empty '
+        'memory.'
+      )
     values = {
       name: float(np.mean([record[name] for record in finite or window]))
       for name in window[0]

@@ -45,7 +45,7 @@ from lctx.memory import (
 )
 from lctx.memory.associative import recalled, rewritten
 from lctx.memory.base import Layer
-from lctx.memory.chunks import inverted
+from lctx.memory.chunks import Inputs, chunk_of, inverted
 from lctx.memory.infini import features
 from lctx.memory.infini import recalled as mean_of_past
 from lctx.models.heads import Heads
@@ -147,6 +147,27 @@ def test_triangles_are_inverted_and_so_are_their_changes(size, close):
   close(moved, inverse(lower + step).imag / 1e-30)
   _, back = jax.vjp(inverted, lower)
   close(np.vdot(back(given)[0], change), np.vdot(given, moved))
+
+
+@pytest.mark.parametrize('strong', [-50.3, -1e9])
+def test_what_follows_a_strong_decay_keeps_its_digits(strong, close):
+  """Token by token, where the first half of a chunk forgets all."""
+  q, k, v = (np.float64(normal(i, 1, 32, 1, H)) for i in range(3))
+  k /= np.linalg.norm(k, axis=-1, keepdims=True)
+  decay, strength = np.full((1, 32, 1), -0.6), np.full((1, 32, 1), 0.5)
+  decay[:, :16] = strong
+  inputs = map(jnp.float32, (q, k, v, decay, strength))
+  chunk = chunk_of(
+    Inputs(*inputs, jnp.zeros((1, 32), jnp.int32)), GatedDelta().correct
+  )
+  got = chunk.recalled(jnp.zeros((1, 1, H, H)), jnp.zeros(1, jnp.int32))
+  state, want = np.zeros((H, H)), []
+  for t in range(32):
+    state = np.exp(decay[0, t]) * state
+    known = k[0, t, 0] @ state
+    state += strength[0, t] * np.outer(k[0, t, 0], v[0, t, 0] - known)
+    want.append(q[0, t, 0] @ state)
+  close(got[0, :, 0], np.array(want), 1e-6)
 
 
 def test_an_association_that_is_written_anew_recalls_the_new_value(close):
