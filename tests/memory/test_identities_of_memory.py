@@ -518,10 +518,27 @@ def test_associations_start_with_values_of_zero(close):
   assert moved(more, both, ids, 2)['layers/memory_value'] > 0
 
 
-@pytest.mark.parametrize('name', ['xl', 'tokens', 'cell, skip', 'gated delta'])
-def test_going_back_over_more_segments_costs_their_carries_alone(name):
-  """With rematerialisation, in the compiled program."""
-  model = model_with(EVERY[name])
+@pytest.mark.parametrize(
+  'names',
+  [
+    ('xl',),
+    ('tokens',),
+    ('cell, skip',),
+    ('gated delta',),
+    pytest.param(
+      ('infini, delta', 'retrieval', 'conv', 'sinks', 'melodi, long'),
+      marks=pytest.mark.grid,  # as long as all others together
+    ),
+  ],
+  ids=', '.join,
+)
+def test_going_back_over_more_segments_costs_their_carries_alone(names):
+  """With rematerialisation, in the compiled program; a layer of each."""
+  memory, *more = (EVERY[name] for name in names)
+  for i, of_layer in enumerate(more):
+    memory = OnLayers((i,), of_layer, memory)
+  model = tiny.transformer_xl(depth=max(2, len(names)))
+  model = dataclasses.replace(model, memory=memory)
   shapes = jax.eval_shape(model.init_params, jax.random.key(0))
   carry = jax.eval_shape(lambda: model.initial(2))
   per_segment = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(carry))
