@@ -10,9 +10,9 @@ never saw are right, the last until 95 %; for 2,000 steps at most, fewer if 500
 bring nothing better, or leave it with less than a quarter. Where it had 90 % it
 goes on to the next gap, as it was at its best; else the run ends. Then the
 model, as it was at the last gap it learned, is asked, on other texts, over
-longer gaps than it ever met, and with its memory taken away before it is asked.
-What is held is the longest gap to which accuracy stays at 90 %, from that one
-on.
+longer gaps than it ever met, and with its memory taken away before it is asked;
+by the same keys, which so had a say in when training ends. What is held is the
+longest gap to which accuracy stays at 90 %, from that one on.
 
 Every layer that attends also sees the values of the last four tokens
 (`benchmarks/neighbours.py`), matrices begin at 1 / sqrt(width) and the output
