@@ -1,7 +1,7 @@
 """Does memory help on text? Each memory on novels that none was trained on.
 
 python -m benchmarks.books --books=FOLDER --workdir=DIR [--model=NAME ...]
-  [--steps=2000] [--results=FILE] [--picture=FILE] [--large]
+  [--steps=2000] [--seed=0] [--results=FILE] [--picture=FILE] [--large]
 
 FOLDER holds a text a book, and `index.tsv`, whose columns `file` and `split`
 say which of them train (`train`) and which are read (all others). The same
@@ -16,11 +16,11 @@ several other ways (`Way`), side by side. A memory's reach is how many segments
 back attention looks directly; what retrieval searches does not count. To read
 `n beyond` that reach is to take the memory away, or give it another book's, so
 that it knows nothing of its own book from further back: what is lost is what
-such text is worth. A memory helps where the text two segments beyond is
-worth something, against none and against that of another book, and where it
-beats its twin and the plain windows up to the first that costs as many
-operations a token. Intervals resample books: they are those
-of the text, not of another training.
+such text is worth. A memory helps where the text two segments beyond is worth
+something, against none and against that of another book, and where it beats its
+twin and the plain windows up to the first that costs as many operations a
+token. Intervals resample books: they are those of the text, not of another
+training, which takes another --seed, --workdir and --results.
 """
 
 import dataclasses
@@ -107,7 +107,9 @@ def models(size: Size) -> list[str]:
   return [*memories(size), *windows]
 
 
-def config_of(name: str, size: Size, corpus: Path, steps: int) -> lctx.Config:
+def config_of(
+  name: str, size: Size, corpus: Path, steps: int, seed: int = 0
+) -> lctx.Config:
   """Of a memory, or of a window of so many bytes."""
   window = int(name.split()[-1]) if name.startswith('window') else size.segment
   memory = memories(size).get(name, Memory())
@@ -131,6 +133,7 @@ def config_of(name: str, size: Size, corpus: Path, steps: int) -> lctx.Config:
     ),
     eval=lctx.Evaluation(rows=8, tokens=20_000, compare=False),
     checkpoint=lctx.Checkpoints(every=100, keep_last=1),
+    seed=seed,
   )
 
 
@@ -231,11 +234,12 @@ def _nats(model, params, segment, ids, source, forget):
 
 
 def measured(
-  name: str, size: Size, workdir: Path, books: tuple, steps: int
+  name: str, size: Size, workdir: Path, books: tuple, steps: int, seed: int = 0
 ) -> dict:
   """One model trained, and bits per byte of every book by way of reading."""
   corpus, texts = books
-  config, folder = config_of(name, size, corpus, steps), workdir / name
+  config = config_of(name, size, corpus, steps, seed)
+  folder = workdir / name
   began = time.perf_counter()
   if lctx.train(config, folder) is None:
     raise lctx.UserError('Interrupted; the same command goes on.')
@@ -283,6 +287,7 @@ def program() -> None:
   workdir = flags.DEFINE_string('workdir', None, 'For what is trained.')
   model = flags.DEFINE_multi_enum('model', None, every, 'Which; none: all.')
   steps = flags.DEFINE_integer('steps', 2000, 'Of each model.', lower_bound=1)
+  seed = flags.DEFINE_integer('seed', 0, 'Of training.', lower_bound=0)
   path = flags.DEFINE_string(
     'results', '', 'A file of models, a line each; those in it are not made.'
   )
@@ -301,13 +306,14 @@ def program() -> None:
     print(timing.heading(timing.machine()))
     folder = Path(workdir.value)
     shelved = shelves(Path(books.value), folder, size, steps.value)
-    same = {'steps': steps.value, 'width': size.width, 'beyond': str(BEYOND)}
+    same = {'steps': steps.value, 'seed': seed.value}
+    same |= {'width': size.width, 'beyond': str(BEYOND)}
     found = timing.known(path.value, **same)
     for name in names:
       if name in {x['model'] for x in found}:
         continue
       print(f'\n{name}', flush=True)
-      made = measured(name, size, folder, shelved, steps.value)
+      made = measured(name, size, folder, shelved, steps.value, seed.value)
       found.append(made | same)
       timing.append_json(found[-1], path.value)
     print(f'\n{books_report.table(found)}')

@@ -218,7 +218,8 @@ def test_a_book_that_is_too_short_is_named(tmp_path):
 @pytest.mark.parametrize('size', [books.SMALL, books.LARGE])
 def test_every_model_of_the_benchmark_has_a_config(tmp_path, size):
   for name in books.models(size):
-    config = books.config_of(name, size, tmp_path, steps=10)
+    config = books.config_of(name, size, tmp_path, steps=10, seed=3)
+    assert config.seed == 3
     lanes = config.data
     assert lanes.rows * lanes.segment * lanes.segments == size.tokens
     assert config.model.remembers == (name != 'none' and 'window' not in name)
