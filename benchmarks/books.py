@@ -1,7 +1,7 @@
 """Does memory help on text? Each memory on novels that none was trained on.
 
 python -m benchmarks.books --books=FOLDER --workdir=DIR [--model=NAME ...]
-  [--steps=2000] [--seed=0] [--results=FILE] [--picture=FILE] [--large]
+  [--steps=2000] [--seeds=1] [--results=FILE] [--picture=FILE] [--large]
 
 FOLDER holds a text a book, and `index.tsv`, whose columns `file` and `split`
 say which of them train (`train`) and which are read (all others). The same
@@ -19,12 +19,13 @@ that it knows nothing of its own book from further back: what is lost is what
 such text is worth. A memory helps where the text two segments beyond is worth
 something, against none and against that of another book, and where it beats its
 twin and the plain windows up to the first that costs as many operations a
-token. Intervals resample books: they are those of the text, not of another
-training, which takes another --seed, --workdir and --results.
+token, trained from the same seed. Intervals resample books: they are those of
+the text, not of another training; how much that moves, --seeds says.
 """
 
 import dataclasses
 import functools
+import itertools
 import logging
 import time
 from pathlib import Path
@@ -108,7 +109,7 @@ def models(size: Size) -> list[str]:
 
 
 def config_of(
-  name: str, size: Size, corpus: Path, steps: int, seed: int = 0
+  name: str, size: Size, corpus: Path, steps: int, seed: int
 ) -> lctx.Config:
   """Of a memory, or of a window of so many bytes."""
   window = int(name.split()[-1]) if name.startswith('window') else size.segment
@@ -234,12 +235,12 @@ def _nats(model, params, segment, ids, source, forget):
 
 
 def measured(
-  name: str, size: Size, workdir: Path, books: tuple, steps: int, seed: int = 0
+  name: str, size: Size, workdir: Path, books: tuple, steps: int, seed: int
 ) -> dict:
   """One model trained, and bits per byte of every book by way of reading."""
   corpus, texts = books
   config = config_of(name, size, corpus, steps, seed)
-  folder = workdir / name
+  folder = workdir / f'{name}, seed {seed}'
   began = time.perf_counter()
   if lctx.train(config, folder) is None:
     raise lctx.UserError('Interrupted; the same command goes on.')
@@ -263,6 +264,7 @@ def measured(
   own = {str(p): _counted(bits[0], Way('own', p), first) for p in periods}
   return {
     'model': name,
+    'seed': seed,
     'reach': back,
     'steps': loaded.step,
     'seconds': seconds,
@@ -287,7 +289,7 @@ def program() -> None:
   workdir = flags.DEFINE_string('workdir', None, 'For what is trained.')
   model = flags.DEFINE_multi_enum('model', None, every, 'Which; none: all.')
   steps = flags.DEFINE_integer('steps', 2000, 'Of each model.', lower_bound=1)
-  seed = flags.DEFINE_integer('seed', 0, 'Of training.', lower_bound=0)
+  seeds = flags.DEFINE_integer('seeds', 1, 'Trainings of each.', lower_bound=1)
   path = flags.DEFINE_string(
     'results', '', 'A file of models, a line each; those in it are not made.'
   )
@@ -306,14 +308,13 @@ def program() -> None:
     print(timing.heading(timing.machine()))
     folder = Path(workdir.value)
     shelved = shelves(Path(books.value), folder, size, steps.value)
-    same = {'steps': steps.value, 'seed': seed.value}
-    same |= {'width': size.width, 'beyond': str(BEYOND)}
+    same = {'steps': steps.value, 'width': size.width, 'beyond': str(BEYOND)}
     found = timing.known(path.value, **same)
-    for name in names:
-      if name in {x['model'] for x in found}:
+    for seed, name in itertools.product(range(seeds.value), names):
+      if (name, seed) in {(x['model'], x['seed']) for x in found}:
         continue
-      print(f'\n{name}', flush=True)
-      made = measured(name, size, folder, shelved, steps.value, seed.value)
+      print(f'\n{name}, seed {seed}', flush=True)
+      made = measured(name, size, folder, shelved, steps.value, seed)
       found.append(made | same)
       timing.append_json(found[-1], path.value)
     print(f'\n{books_report.table(found)}')

@@ -16,11 +16,11 @@ RESAMPLES = 10_000
 FAR = '2 beyond', '2 beyond, forgotten'  # what must help
 DISTANCES = 1, 2, 4, 8  # segments beyond the reach
 BY_DISTANCE = (
-  *('memory', 'against', 'all'),
+  *('memory', 'seed', 'against', 'all'),
   *(f'{n} beyond' for n in DISTANCES),
 )
-COSTS = 'memory', 'reach', 'steps', 'seconds', 'bits/byte'
-AGAINST = 'memory', 'MFLOPs', 'best plain', 'gain over it', ''
+COSTS = 'memory', 'seed', 'reach', 'steps', 'seconds', 'bits/byte'
+AGAINST = 'memory', 'seed', 'MFLOPs', 'best plain', 'gain over it', ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +52,9 @@ def of_way(found: dict, name: str) -> Gain:
 
 
 def rivals(found: dict, every: list[dict]) -> list[dict]:
-  """Plain models, from the twin to the first that costs as much."""
-  plain = sorted((x for x in every if not x['ways']), key=lambda x: x['flops'])
+  """Plain models of its seed, from the twin to the first that costs as much."""
+  plain = [x for x in every if not x['ways'] and x['seed'] == found['seed']]
+  plain.sort(key=lambda x: x['flops'])
   cheap = sum(x['flops'] < found['flops'] for x in plain)
   return plain[: cheap + 1]
 
@@ -73,7 +74,7 @@ def by_distance(found: dict, every: list[dict]) -> dict[str, list[Gain | None]]:
   """Gains where so much text lies beyond the reach, over all there is."""
   far = [f'{n} beyond' for n in DISTANCES]
   periods = [str(found['ways'][name]['period']) for name in far]
-  twin, best = twin_of(every), rival(found, every)
+  twin, best = twin_of(found, every), rival(found, every)
   return {
     "another's": [of_way(found, name) for name in far],
     'none': [of_way(found, f'{name}, forgotten') for name in far],
@@ -82,8 +83,10 @@ def by_distance(found: dict, every: list[dict]) -> dict[str, list[Gain | None]]:
   }
 
 
-def twin_of(every: list[dict]) -> dict | None:
-  return next((x for x in every if x['model'] == 'none'), None)
+def twin_of(found: dict, every: list[dict]) -> dict | None:
+  """The model without memory, from the same seed."""
+  twins = (x for x in every if x['model'] == 'none')
+  return next((x for x in twins if x['seed'] == found['seed']), None)
 
 
 def verdict(found: dict, every: list[dict]) -> str:
@@ -94,31 +97,39 @@ def verdict(found: dict, every: list[dict]) -> str:
   if not all(low > 0 for low in lows):
     return 'runs, does not help yet'
   is_met = any(x['flops'] >= found['flops'] for x in plain)
-  return 'helps' if is_met and twin_of(every) else ''
+  return 'helps' if is_met and twin_of(found, every) else ''
+
+
+def decided(name: str, every: list[dict]) -> str:
+  """A verdict on a memory: it helps where every training of it does."""
+  found = [verdict(x, every) for x in every if x['model'] == name]
+  return next((said for said in found if said != 'helps'), 'helps')
 
 
 def table(every: list[dict]) -> str:
   """Bits and gains of all models that remember, and bits of the others."""
-  twin = twin_of(every)
   costly, far, against, plain = [], [], [], []
   for x in every:
     bits = f'{np.mean(x["own"]["1"]):.4f}'
     costs = x['flops'] / 1e6
     if not x['ways']:
-      plain.append((x['model'], x['steps'], x['seconds'], bits, costs))
+      plain.append(
+        (x['model'], x['seed'], x['steps'], x['seconds'], bits, costs)
+      )
       continue
-    best = rival(x, every)
-    costly.append((x['model'], x['reach'], x['steps'], x['seconds'], bits))
+    twin, best = twin_of(x, every), rival(x, every)
+    training = x['reach'], x['steps'], x['seconds'], bits
+    costly.append((x['model'], x['seed'], *training))
     wholes = of_way(x, 'swap'), of_way(x, 'none'), over(x, twin), over(x, best)
     for (other, gains), whole in zip(by_distance(x, every).items(), wholes):
-      far.append((x['model'], other, whole, *gains))
+      far.append((x['model'], x['seed'], other, whole, *gains))
     against.append(
       (
-        *(x['model'], costs, best and best['model']),
+        *(x['model'], x['seed'], costs, best and best['model']),
         *(over(x, best), verdict(x, every)),
       )
     )
-  without = ('without memory', 'steps', 'seconds', 'bits/byte', 'MFLOPs')
+  without = 'without memory', *COSTS[1:2], *COSTS[3:], 'MFLOPs'
   return '\n\n'.join(
     timing.table(columns, rows)
     for columns, rows in (
@@ -149,6 +160,8 @@ def pictured(every: list[dict], path: str) -> None:
   )
   for panel in axes.flat[len(found) :]:
     panel.set_axis_off()
+  for panel in axes.flat[: len(found)][-columns:]:  # nothing stands below
+    panel.xaxis.set_tick_params(labelbottom=True)
   for panel, x in zip(axes.flat, found):
     for shift, (other, gains) in enumerate(by_distance(x, every).items()):
       if None in gains:
@@ -159,7 +172,7 @@ def pictured(every: list[dict], path: str) -> None:
       ends = [middle - low, high - middle]
       panel.errorbar(at, middle, ends, marker='.', capsize=2, label=other)
     panel.axhline(0, color='0.6', linewidth=1)
-    panel.set_title(x['model'], fontsize=9)
+    panel.set_title(f'{x["model"]}, seed {x["seed"]}', fontsize=9)
     panel.set_xscale('log', base=2)
     panel.set_xticks(DISTANCES, map(str, DISTANCES))
     panel.set_yscale('symlog', linthresh=1e-3)

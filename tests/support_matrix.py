@@ -10,13 +10,13 @@ passed; say of them too where that was. A page that is removed begins anew.
 
 import collections
 import re
+import statistics
 import string
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import grid
-import numpy as np
 
 from benchmarks import books_report, learning, timing
 
@@ -76,7 +76,8 @@ HELPS = """
 (`python -m benchmarks.books`). It helps where text two segments beyond what
 attention reaches brings something, over that of another book and over none, and
 where it beats its twin and the plain windows up to the first that costs as many
-operations a token; intervals (95 %) resample books, of one training each.
+operations a token, in every training there was; gains are those of each, with
+intervals (95 %) that resample books.
 "Recall": the longest gap, in segments, over which nine of ten values are found
 by keys never seen, from the last gap learned on, the median of seeds ({seeds});
 no model was trained on more than {trained}, none is asked over more than
@@ -189,18 +190,20 @@ def helped(books: list[dict], recall: list[dict]) -> str:
   """One line a memory: its verdict on text, gains, and how far it recalls."""
   lines = ['| ' + ' | '.join(HELPS_COLUMNS) + ' |']
   lines.append('|---' * len(HELPS_COLUMNS) + '|')
-  models = {x['model']: x for x in books if x['ways']}
+  models = [x['model'] for x in books if x['ways']]
   for name in dict.fromkeys([*models, *(x['memory'] for x in recall)]):
     held = [learning.held(x) for x in recall if x['memory'] == name]
     entries = ['', '', '']
-    if found := models.get(name):
-      rival = books_report.over(found, books_report.rival(found, books))
+    if found := [x for x in books if x['model'] == name and x['ways']]:
+      rivals = [books_report.rival(x, books) for x in found]
+      far = [books_report.of_way(x, '2 beyond') for x in found]
+      over = [books_report.over(*pair) or '' for pair in zip(found, rivals)]
       entries = [
-        books_report.verdict(found, books) or 'its window is missing',
-        books_report.of_way(found, '2 beyond'),
-        rival or '',
+        books_report.decided(name, books) or 'its window is missing',
+        '; '.join(map(str, far)),
+        '; '.join(map(str, over)),
       ]
-    entries.append(f'{np.median(held):.0f}' if held else '')
+    entries.append(str(statistics.median_low(held)) if held else '')
     lines.append(f'| {name} | ' + ' | '.join(map(str, entries)) + ' |')
   return '\n'.join(lines) + '\n'
 

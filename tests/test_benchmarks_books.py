@@ -95,11 +95,12 @@ def test_a_reach_is_what_is_attended_to_as_it_was():
   assert found['infini'] == found['retrieval'] == found['none'] == 0
 
 
-def run_of(name, flops, own, ways=None):
+def run_of(name, flops, own, ways=None, seed=0):
   own = {'1': own, '3': own}
   ways = ways or {}
   return {
     'model': name,
+    'seed': seed,
     'reach': 0,
     'steps': 1,
     'seconds': 1.0,
@@ -145,6 +146,24 @@ def test_a_memory_helps_where_far_text_helps_and_the_window_is_beaten():
   assert says(remembering(2.0, 2.02), plain()[:2]).startswith('runs')
 
 
+def test_a_memory_helps_where_every_training_of_it_does():
+  def trained(seed, *gains):
+    models = [remembering(*gains), *plain()]
+    return [{**x, 'seed': seed} for x in models]
+
+  good, bad = (2.01, 2.02), (2.0, 2.02)
+  for first, second, wanted in (
+    (good, good, 'helps'),
+    (good, bad, 'runs, does not help yet'),
+    (bad, good, 'runs, does not help yet'),
+  ):
+    every = trained(0, *first) + trained(1, *second)
+    assert books_report.decided('xl', every) == wanted
+  worse = [{**x, 'seed': 1} for x in plain(bits=1.9)]  # of another seed
+  every = [*trained(0, *good), *worse]
+  assert books_report.verdict(every[0], every) == 'helps'
+
+
 def test_intervals_are_of_books():
   random = np.random.default_rng(0)
   ours, theirs = random.normal(2, 1, 200), random.normal(0.1, 0.2, 200)
@@ -185,7 +204,8 @@ def test_one_model_is_trained_and_read_with(tmp_path):
   whole = b''.join(p.read_bytes() for p in sorted(corpus.glob('0*')))
   assert len(whole) == 2 * SIZE.tokens
   assert texts.shape == (2, books.READ * SEGMENT)
-  found = books.measured('xl', SIZE, runs, (corpus, texts), steps=2)
+  found = books.measured('xl', SIZE, runs, (corpus, texts), 2, seed=1)
+  assert (runs / 'xl, seed 1').is_dir() and found['seed'] == 1
   assert found['steps'] == 2 and found['reach'] == 2
   assert set(found['ways']) == {way.name for way in ways(2)}
   for way in found['ways'].values():

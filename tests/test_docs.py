@@ -209,9 +209,13 @@ def test_a_page_says_of_each_memory_whether_it_helps():
   ways = {'2 beyond': far, '2 beyond, forgotten': far}
   own = {'1': [2.0, 2.0], '3': [2.0, 2.1]}
   books = [
-    {'model': 'window 256', 'flops': 9.0, 'own': own, 'ways': {}},
-    {'model': 'xl', 'flops': 8.0, 'own': own, 'ways': ways},
-    {'model': 'infini', 'flops': 9.9, 'own': own, 'ways': ways},
+    {'model': name, 'seed': seed, 'flops': flops, 'own': own, 'ways': some}
+    for name, seed, flops, some in (
+      ('window 256', 0, 9.0, {}),
+      ('xl', 0, 8.0, ways),
+      ('xl', 1, 8.0, ways),
+      ('infini', 0, 9.9, ways),
+    )
   ]
   recall = [
     {
@@ -224,7 +228,7 @@ def test_a_page_says_of_each_memory_whether_it_helps():
   lines = support_matrix.helped(books, recall).splitlines()[2:]
   gain, none = '+0.1000 (+0.1000..+0.1000)', '+0.0000 (+0.0000..+0.0000)'
   assert lines == [
-    f'| xl | runs, does not help yet | {gain} | {none} | 4 |',
+    f'| xl | runs, does not help yet | {gain}; {gain} | {none};  | 4 |',
     f'| infini | runs, does not help yet | {gain} | {none} |  |',
   ]
 
