@@ -30,9 +30,8 @@ Written by `tests/support_matrix.py` of a run of the grid and of what is in
 [`tests/grid.py`](../tests/grid.py). `python -m pytest -m grid` runs every cell.
 The suite runs a cover in which any two entries meet whose terms of logits
 differ in more than numbers, so not every stretch of RoPE. Beside memories, of
-which XL's cache is that of whole models, it leaves positions that are added to
-tokens, causal buckets of T5 and all patterns that look ahead but the
-bidirectional one to the grid.
+which XL's cache is that of whole models, it has every pattern, and leaves
+positions that are added to tokens and causal buckets of T5 to the grid.
 
 {passed:,} cells passed, {failed:,} failed, {left:,} were not run. The last run
 was of {date}: {where}.

@@ -28,11 +28,6 @@ DOCUMENT[1, BEGINS:] = 1
 ALONE = np.where(DOCUMENT == 1, 1, EMPTY)
 KINDS = [name for name in grid.KINDS if name != 't5']  # both ways has its terms
 OTHERS = [name for name in grid.MEMORIES if name != 'xl']  # test_grid has that
-COVERED = [
-  name
-  for name in grid.PATTERNS
-  if name == 'bidirectional' or not grid.looks_ahead(name)
-]
 
 
 def model_of(position, pattern, memory):
@@ -97,11 +92,11 @@ def remember(cell, close):
 
 
 def pytest_generate_tests(metafunc):
-  """The suite has a cover of kinds, `pytest -m grid` every two entries."""
+  """The suite has kinds of positions, `pytest -m grid` every two entries."""
   everything = 'grid' in metafunc.config.option.markexpr.split()
   cells = {
     'test_any_memory_serves_any_position_and_pattern': lambda: grid.with_memory(
-      grid.memory_cells(KINDS, COVERED, OTHERS)
+      grid.memory_cells(KINDS, memories=OTHERS)
     ),
     'test_every_memory_remembers': lambda: (
       grid.with_memory(grid.memory_cells()) if everything else []
