@@ -101,9 +101,12 @@ def verdict(found: dict, every: list[dict]) -> str:
 
 
 def decided(name: str, every: list[dict]) -> str:
-  """A verdict on a memory: it helps where every training of it does."""
-  found = [verdict(x, every) for x in every if x['model'] == name]
-  return next((said for said in found if said != 'helps'), 'helps')
+  """A verdict on a memory: it helps where every training of it does.
+
+  One that does not decides, whatever is not known of the others.
+  """
+  found = {verdict(x, every) for x in every if x['model'] == name}
+  return max(found - {'helps'}, default='helps')
 
 
 def table(every: list[dict]) -> str:

@@ -159,6 +159,9 @@ def test_a_memory_helps_where_every_training_of_it_does():
   ):
     every = trained(0, *first) + trained(1, *second)
     assert books_report.decided('xl', every) == wanted
+  alone = [{**remembering(*good), 'seed': 1}]  # its windows are missing
+  assert books_report.decided('xl', trained(0, *good) + alone) == ''
+  assert books_report.decided('xl', alone + trained(0, *bad)).startswith('runs')
   worse = [{**x, 'seed': 1} for x in plain(bits=1.9)]  # of another seed
   every = [*trained(0, *good), *worse]
   assert books_report.verdict(every[0], every) == 'helps'

@@ -745,6 +745,17 @@ def test_states_are_multiplied_as_the_float32_numbers_they_are():
   assert all('precision = [HIGHEST, HIGHEST]' in x for x in products)
 
 
+def test_what_retrieval_compares_is_not_rounded_before():
+  """Float32 queries and keys: the best are the best by all their digits."""
+  q, k = normal(0, 1, 2, N, H), normal(1, 1, 6, N, H)
+  seen = jnp.ones((1, 2, 6), bool)
+  search = functools.partial(retrieval.nearest, count=3)
+  with jax.default_matmul_precision(None):
+    text = jax.jit(search).lower(q, k, k, seen).as_text()
+  first = next(line for line in text.splitlines() if 'dot_general' in line)
+  assert 'precision = [HIGHEST, HIGHEST]' in first
+
+
 def test_memories_that_cannot_be_together_say_so():
   with pytest.raises(ValueError, match='two memories that put tokens around'):
     Together(Tokens(2), Associative(2))
