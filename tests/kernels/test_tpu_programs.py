@@ -73,7 +73,8 @@ MODELS = {
 }
 SMALL = Size(3, 128, 64, 128, slots=256, searched=512, tokens=1024)
 MEMORIES = memories(SMALL)
-STATES = 'associative', 'infini', 'gated'  # of float32
+# States of float32, and a search for what is best.
+EXACT = 'associative', 'infini', 'gated', 'retrieval'
 STOCK = {  # head widths, and what the stock kernel serves
   'rope': (64, {'position': Rope()}),
   'rope, grouped, capped, a window': (
@@ -172,4 +173,4 @@ def test_every_memory_is_taught_on_a_tpu(name):
   with jax.default_matmul_precision('default'):  # as outside of tests
     text = program_of(model, steps_of)
   exact = 'operand_precision={highest,highest}' in text
-  assert exact == name.startswith(STATES)
+  assert exact == name.startswith(EXACT)
