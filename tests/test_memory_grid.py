@@ -5,10 +5,13 @@ parameter has a gradient; a document that begins inside a segment gives what it
 gives alone; and token by token, as generation reads, a model gives the same
 losses. Patterns that look ahead have no decoding: a token would see what is not
 there yet.
+
+The suite has every memory with every pattern so, and with every position whose
+terms of logits differ in more than numbers; with all other positions without
+gradients. `pytest -m grid` has all with them.
 """
 
 import dataclasses
-import functools
 import re
 
 import grid
@@ -49,28 +52,46 @@ def segment_nll(model, params, carry, tokens, targets, document):
   )
 
 
-@functools.partial(tiny.quick_jit, static_argnums=0)
-def scanned(model, params, ids, document):
-  """Nats of every token, and the gradient of all that is trained."""
-
-  def loss(params):
-    cut = split((ids[:, :-1], ids[:, 1:], document), grid.SEGMENT)
-    _, (nll, penalty) = scan_segments(
-      lambda carry, x: segment_nll(model, params, carry, *x),
-      model.initial(ROWS),
-      cut,
-      gradient_segments=grid.SEGMENTS - 1,
-    )
-    return nll.sum() + penalty.sum(), jnp.concatenate([*nll], axis=1)
-
-  return jax.value_and_grad(loss, has_aux=True)(params)
+def losses(model, params, ids, document):
+  """All that is made small, and nats of every token, by a scan."""
+  cut = split((ids[:, :-1], ids[:, 1:], document), grid.SEGMENT)
+  _, (nll, penalty) = scan_segments(
+    lambda carry, x: segment_nll(model, params, carry, *x),
+    model.initial(ROWS),
+    cut,
+    gradient_segments=grid.SEGMENTS - 1,
+  )
+  return nll.sum() + penalty.sum(), jnp.concatenate([*nll], axis=1)
 
 
-def remember(cell, close):
+scanned = tiny.quick_jit(losses, static_argnums=0)
+taught = tiny.quick_jit(
+  jax.value_and_grad(losses, argnums=1, has_aux=True), static_argnums=0
+)
+
+
+def told(cell, program):
+  """What a program gives of both documents, and of the second alone."""
   model = model_of(*cell)
   params = tiny.large_params(model)
   ids = tiny.some_ids(ROWS, grid.LENGTH + 1, vocab=11)
-  (_, nll), grads = scanned(model, params, ids, jnp.asarray(DOCUMENT))
+  both, alone = map(jnp.asarray, (DOCUMENT, ALONE))
+  return (program(model, params, ids, x) for x in (both, alone))
+
+
+def agree(cell, nll, alone, close):
+  """A reset row is a fresh run, and decoding gives what a scan does."""
+  close(nll[1, BEGINS:], alone[1, BEGINS:], 1e-5)
+  if not grid.looks_ahead(cell[1]):
+    model = model_of(*cell)
+    begun = begin(model, tiny.large_params(model), 1, grid.SEGMENT)
+    ids = tiny.some_ids(ROWS, grid.LENGTH + 1, vocab=11)
+    close(tiny.decoded(*begun, ids[:1]), nll[:1], 1e-4)
+
+
+def remember(cell, close):
+  ((_, nll), grads), ((_, alone), _) = told(cell, taught)
+  agree(cell, nll, alone, close)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
   unused = set()
   for path, g in jax.tree_util.tree_leaves_with_path(grads):
@@ -84,20 +105,32 @@ def remember(cell, close):
   if cell[2] == 'gated delta':  # its heads see no token, so no position counts
     unused = {name for name in unused if not name.startswith('once/')}
   assert not unused
-  (_, alone), _ = scanned(model, params, ids, jnp.asarray(ALONE))
-  close(nll[1, BEGINS:], alone[1, BEGINS:], 1e-5)
-  if not grid.looks_ahead(cell[1]):
-    begun = begin(model, params, 1, grid.SEGMENT)
-    close(tiny.decoded(*begun, ids[:1]), nll[:1], 1e-4)
+
+
+def of_suite():
+  """Cells to remember, and those to read, of which each has a pair of its own.
+
+  All positions and all patterns meet all memories; the first are those that
+  bring a pattern, or a position whose terms differ in more than numbers.
+  """
+  positions = [*KINDS, *(x for x in grid.POSITIONS if x not in KINDS)]
+  cover = grid.with_memory(grid.memory_cells(positions, memories=OTHERS))
+  met, whole = set(), []
+  for position, pattern, memory in cover:
+    if (pattern, memory) not in met or position in KINDS:
+      whole.append((position, pattern, memory))
+    met.add((pattern, memory))
+  rest = [cell for cell in cover if cell not in whole]
+  unread = [x for x in grid.POSITIONS if x not in grid.READ]
+  return whole, rest + [(position, 'causal', 'xl') for position in unread]
 
 
 def pytest_generate_tests(metafunc):
-  """The suite has kinds of positions, `pytest -m grid` every two entries."""
+  """What the suite has; `pytest -m grid` every two entries."""
   everything = 'grid' in metafunc.config.option.markexpr.split()
   cells = {
-    'test_any_memory_serves_any_position_and_pattern': lambda: grid.with_memory(
-      grid.memory_cells(KINDS, memories=OTHERS)
-    ),
+    'test_any_memory_serves_any_position_and_pattern': lambda: of_suite()[0],
+    'test_every_position_is_decoded_with_every_memory': lambda: of_suite()[1],
     'test_every_memory_remembers': lambda: (
       grid.with_memory(grid.memory_cells()) if everything else []
     ),
@@ -107,6 +140,11 @@ def pytest_generate_tests(metafunc):
 
 def test_any_memory_serves_any_position_and_pattern(cell, close):
   remember(cell, close)
+
+
+def test_every_position_is_decoded_with_every_memory(cell, close):
+  (_, nll), (_, alone) = told(cell, scanned)
+  agree(cell, nll, alone, close)
 
 
 @pytest.mark.grid
