@@ -12,6 +12,7 @@ from lctx.memory import (
   GatedLinear,
   HeadGate,
   Infini,
+  LongMemory,
   Melodi,
   Memory,
   OnLayers,
@@ -70,7 +71,7 @@ def memories(size: Size, cell: int = -2) -> dict[str, Memory]:
     'sinks': SinkCache(slots, 4),
     'melodi': OnLayers(
       (1,),
-      Melodi(segment, 16, slots, 8, gate=ElementGate()),
+      Melodi(segment, 16, LongMemory(slots, 8)),
       Melodi(segment, 16),
     ),
     'gated delta, beside': GatedDelta(gate=HeadGate()),

@@ -191,5 +191,5 @@ def melodi(
   The other layers have the same short one. `parts` as `remembering`.
   """
   middle = depth // 2 if layer is None else layer
-  memory = OnLayers((middle,), memory, dataclasses.replace(memory, long=0))
+  memory = OnLayers((middle,), memory, dataclasses.replace(memory, long=None))
   return remembering(depth, width, num_heads, memory, **parts)

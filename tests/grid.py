@@ -20,6 +20,7 @@ from lctx.memory import (
   GatedLinear,
   HeadGate,
   Infini,
+  LongMemory,
   Melodi,
   OnLayers,
   Retrieval,
@@ -159,7 +160,7 @@ MEMORIES = {
   'retrieval': Retrieval(LENGTH, 3),
   'dense retrieval': DenseRetrieval(LENGTH),
   'sinks': SinkCache(5, 2),
-  'melodi': Melodi(SEGMENT, 2, 4, 2),
+  'melodi': Melodi(SEGMENT, 2, LongMemory(4, 2)),
   'xl and infini': Together(XLCache(3), Infini()),
   'xl and tokens': Together(XLCache(5), Tokens(1)),
   'xl, and a state cell above': OnLayers(

@@ -192,8 +192,9 @@ REFUSED = {
     ['data.segment = 8', 'model.memory.compressed = 1'],
   ),
   'more at once than a long memory holds': (
-    {'model__memory': 'melodi', 'model__memory__long': '31'},
-    ['model.memory.step = 32', 'model.memory.long = 31', 'Use fewer'],
+    {'model__memory': 'melodi', 'model__memory__long': 'longmemory'}
+    | {'model__memory__long__slots': '31'},
+    ['model.memory.long.step = 32', 'model.memory.long.slots = 31'],
   ),
   'a stretch below one': (
     {'model__position': 'rope', 'model__position__stretch': 'linear'}

@@ -11,6 +11,7 @@ from lctx.memory import (
   Compressive,
   GatedDelta,
   Infini,
+  LongMemory,
   Melodi,
   Retrieval,
   SinkCache,
@@ -172,7 +173,7 @@ def test_published_models_have_their_memory_on_their_layers():
   for every in (1, 13):
     with pytest.raises(ValueError, match='must be 2 to depth = 12'):
       presets.gated_delta(**sizes, cache=8, every=every)
-  mixed = layers(presets.melodi(**sizes, memory=Melodi(8, long=64)))
+  mixed = layers(presets.melodi(**sizes, memory=Melodi(8, long=LongMemory(64))))
   assert mixed[6].long and [x for x in mixed if x.long] == [mixed[6]]
   assert set(mixed) == {mixed[6], Melodi(8)}
 

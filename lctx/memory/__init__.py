@@ -3,9 +3,10 @@
 from lctx.memory.affine import Affine, Update, combine
 from lctx.memory.associative import Associative
 from lctx.memory.base import Around, Layer, Memory
+from lctx.memory.carriers import Hidden, Projected
 from lctx.memory.cells import Cell, Dual, Single, Skip
 from lctx.memory.compose import OnLayers, Together
-from lctx.memory.compressive import Compressive, ProjectedCompressive
+from lctx.memory.compressive import Compressive
 from lctx.memory.compressors import (
   Compressor,
   Conv,
@@ -24,13 +25,13 @@ from lctx.memory.gates import (
 )
 from lctx.memory.held import Held, Segment
 from lctx.memory.infini import Infini
-from lctx.memory.melodi import Melodi, ProjectedMelodi
+from lctx.memory.melodi import LongMemory, Melodi
 from lctx.memory.retrieval import DenseRetrieval, Retrieval
-from lctx.memory.sinks import ProjectedSinkCache, SinkCache
-from lctx.memory.state_cell import ProjectedStateCell, StateCell
+from lctx.memory.sinks import SinkCache
+from lctx.memory.state_cell import StateCell
 from lctx.memory.tokens import Tokens
 from lctx.memory.transient_global import TransientGlobal
-from lctx.memory.xl import ProjectedXLCache, XLCache
+from lctx.memory.xl import XLCache
 
 __all__ = [
   'Affine',
@@ -49,8 +50,10 @@ __all__ = [
   'GatedLinear',
   'HeadGate',
   'Held',
+  'Hidden',
   'Infini',
   'Layer',
+  'LongMemory',
   'LstmGate',
   'MaxPool',
   'MeanPool',
@@ -59,11 +62,7 @@ __all__ = [
   'MemoryGate',
   'MostUsed',
   'OnLayers',
-  'ProjectedCompressive',
-  'ProjectedMelodi',
-  'ProjectedSinkCache',
-  'ProjectedStateCell',
-  'ProjectedXLCache',
+  'Projected',
   'Retrieval',
   'Segment',
   'Single',

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from lctx.memory.base import Layer, Memory
-from lctx.memory.held import Segment
+from lctx.memory.held import Segment, where
 from lctx.types import EMPTY, Array, Carry
 
 # Of float32 numbers as they are: TPUs and GPUs multiply shorter ones otherwise,
@@ -40,10 +40,10 @@ class Update:
     """The states [B, N, H, ...] behind the stretch; before, of a document."""
     goes_on_B = self.whole & (document_B == self.document)
     return tuple(
-      _where(
+      where(
         self.document == EMPTY,
         state,
-        add + _where(goes_on_B, times(keep, state), jnp.zeros_like(state)),
+        add + where(goes_on_B, times(keep, state), jnp.zeros_like(state)),
       )
       for keep, add, state in zip(self.keep, self.add, states)
     )
@@ -60,13 +60,13 @@ def combine(first: Update, second: Update) -> Update:
   only_B = first.document == EMPTY
 
   def chosen(first, second, both):
-    return _where(nothing_B, first, _where(only_B, second, both))
+    return where(nothing_B, first, where(only_B, second, both))
 
   keep, add = [], []
   for old, new, was, comes in zip(
     first.keep, second.keep, first.add, second.add
   ):
-    told = _where(goes_on_B, times(new, was), jnp.zeros_like(was))
+    told = where(goes_on_B, times(new, was), jnp.zeros_like(was))
     add.append(chosen(was, comes, told + comes))
     keep.append(None if new is None else chosen(old, new, times(new, old)))
   return Update(
@@ -114,15 +114,11 @@ def times(keep: Array | None, x: Any) -> Any:
 
 
 def safe_ratio(x: Array, by: Array) -> Array:
-  """x / by; 0 where both are 0, and no number where either overflowed."""
+  """x / by; 0 where both are 0, NaN where either overflowed."""
   ratio = normable(x / jnp.where(by == 0, 1.0, by))
   return jnp.where(jnp.isinf(by), jnp.nan, ratio)
 
 
 def normable(x: Array) -> Array:
-  """x, and no number where its square overflows: a norm would make that 0."""
+  """x; NaN where its square overflows, which a norm would make 0."""
   return jnp.where(jnp.isinf(jnp.square(x)), jnp.nan, x)
-
-
-def _where(rows_B: Array, x: Array, y: Array) -> Array:
-  return jnp.where(rows_B.reshape(-1, *(1,) * (x.ndim - 1)), x, y)

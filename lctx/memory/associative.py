@@ -92,13 +92,10 @@ class Associative(Memory):
     logit_BM = jnp.einsum('bmd,d->bm', tokens, kernel_D.astype(tokens.dtype))
     strength_BM = nn.sigmoid(logit_BM.astype(jnp.float32) + bias[None])
     same_B = carry.of_same(now)[:, 0]
-    states = jax.tree.map(
-      lambda s: jnp.where(same_B.reshape(-1, *(1,) * (s.ndim - 1)), s, 0.0),
-      carry.states,
-    )
+    nothing = jax.tree.map(jnp.zeros_like, carry.states)
+    states = where(same_B, carry.states, nothing)
     states = rewritten(*states, k_BMP, v.astype(jnp.float32), strength_BM)
-    read_B = (segment.text.at.document >= 0).any(axis=1)
-    held = where(read_B, Held(states, now), carry)
+    held = where(segment.filled > 0, Held(states, now), carry)
     return held, jnp.zeros((), jnp.float32)
 
   def _keys(self, param, name, x):

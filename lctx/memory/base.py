@@ -202,6 +202,15 @@ def check_sees_all(memory: Memory, pattern: Pattern) -> None:
     )
 
 
+def check_no_adaptive(memory: Memory, heads: Any, why: str) -> None:
+  """Raises ValueError for heads that compare positions; `why` it has none."""
+  if heads.adaptive is not None:
+    raise ValueError(
+      'model.heads.adaptive compares the positions of tokens, but model.memory '
+      f'= {type(memory).__name__.lower()} {why}. Use one of the two.'
+    )
+
+
 def check_one_way(memory: Memory, pattern: Pattern) -> None:
   """Raises ValueError for a pattern that looks ahead."""
   if pattern.reach.after != 0:

@@ -6,25 +6,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lctx.memory.held import Held, nowhere
+from lctx.memory.held import Held, Segment, nowhere
+from lctx.positions.base import Sizes
+from lctx.types import Array
 
 
+@dataclasses.dataclass(frozen=True)
 class Hidden:
   """States x [B, M, D] as the layer received them, projected when looked at.
 
   So gradients reach the projections of memory.
   """
 
-  def shapes(self, sizes):
+  def shapes(self, sizes: Sizes) -> Any:
+    """Of what a slot holds: a shape, or a tuple of them."""
     return (sizes.width,)
 
-  def of_segment(self, segment):
+  def of_segment(self, segment: Segment) -> Any:
+    """What is held of the tokens of a segment, leaves [B, T, ...]."""
     return segment.x
 
-  def of_states(self, x, layer):
+  def of_states(self, x: Array, layer: Any) -> Any:
+    """What is held of other states [B, M, D]; `layer` is the `Layer`."""
     return x
 
-  def keys_and_values(self, states, layer):
+  def keys_and_values(self, states: Any, layer: Any) -> tuple[Array, Array]:
+    """Of what is held: [B, M, K, carried key width] and [B, M, K, H]."""
     return layer.keys_and_values(states)
 
   def empty(self, batch: int, slots: int, sizes, dtype) -> Held:
@@ -37,12 +44,14 @@ class Hidden:
     return Held(states, nowhere(batch, slots))
 
 
+@dataclasses.dataclass(frozen=True)
 class Projected(Hidden):
   """Keys, before any rotation, and values: nothing is projected twice.
 
-  For a model whose parameters stand still. In training it is another mechanism,
-  that of Hutchins et al. 2022: projections learn from the segment alone, and
-  what is remembered was projected with parameters of before.
+  The same function where parameters stand still, so models that are not trained
+  have it. In training it is another mechanism, that of Hutchins et al. 2022:
+  projections learn from the segment alone, and what is remembered was projected
+  with parameters of before.
   """
 
   def shapes(self, sizes):
@@ -59,9 +68,3 @@ class Projected(Hidden):
 
 
 HIDDEN, PROJECTED = Hidden(), Projected()
-
-
-def projected(memory: Any, kind: type) -> Any:
-  """The same memory of another kind, which holds what a layer projected."""
-  fields = dataclasses.fields(memory)
-  return kind(**{field.name: getattr(memory, field.name) for field in fields})

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from lctx.memory.affine import Update, counted, product
 from lctx.types import EMPTY, Array
 
-NOTHING_LEFT = -200.0  # of a float32 number, times exp of this
+NOTHING_LEFT = -200.0  # a log decay: exp of it leaves nothing of a float32
 
 
 class Inputs(NamedTuple):
@@ -97,17 +97,19 @@ def _sums(decay_BCN: Array) -> tuple[Array, Array]:
 
 def cut_in_chunks(inputs: Inputs, chunk: int) -> Inputs:
   """[B, T, ...] to [chunks, B, C, ...]; what fills the last is no token."""
-  length = inputs.document.shape[1]
-  chunk = min(chunk, length)
-  count = -(-length // chunk)
-
-  def cut(x, fill=0):
-    filling = ((0, 0), (0, count * chunk - length), *((0, 0),) * (x.ndim - 2))
-    x = jnp.pad(x, filling, constant_values=fill)
-    return jnp.moveaxis(x.reshape(-1, count, chunk, *x.shape[2:]), 1, 0)
-
+  chunk = min(chunk, inputs.document.shape[1])
   *arrays, document = inputs
-  return Inputs(*map(cut, arrays), cut(document, EMPTY))
+  parts = (cut(x, chunk) for x in arrays)
+  return Inputs(*parts, cut(document, chunk, EMPTY))
+
+
+def cut(x: Array, size: int, fill: float = 0) -> Array:
+  """[B, T, ...] to [parts, B, size, ...], the last one filled up."""
+  length = x.shape[1]
+  count = -(-length // size)
+  filling = ((0, 0), (0, count * size - length), *((0, 0),) * (x.ndim - 2))
+  x = jnp.pad(x, filling, constant_values=fill)
+  return jnp.moveaxis(x.reshape(-1, count, size, *x.shape[2:]), 1, 0)
 
 
 @jax.custom_jvp

@@ -5,7 +5,7 @@ Rae et al. 2019 (Compressive Transformers).
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,16 @@ import jax.numpy as jnp
 from lctx.kernels.choose import attended
 from lctx.kernels.source import Source
 from lctx.layers.parameters import within
-from lctx.memory.base import Memory, check_one_way, check_sees_all
-from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden, projected
+from lctx.memory.base import (
+  Memory,
+  check_no_adaptive,
+  check_one_way,
+  check_sees_all,
+)
+from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
 from lctx.memory.compressors import Compressor, Conv
 from lctx.memory.held import Held, pushed
-from lctx.patterns.base import Everything
+from lctx.patterns.base import Everything, visible
 from lctx.patterns.causal import Causal
 from lctx.types import EMPTY, Array, join, segment_coords
 
@@ -27,7 +32,7 @@ class Recent(NamedTuple):
 
   x: Array
   projected: tuple[Array, Array] | None  # keys and values
-  usage: Array | None  # what attention gave to it so far
+  usage: Array | None  # what attention gave, and how many queries: [B, M, 2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +44,11 @@ class Compressive(Memory):
   in the order of their slots: a compressed state is one step.
   """
 
-  carrier: ClassVar[Hidden] = HIDDEN
-
   recent: int = 512
   compressed: int = 512
   rate: int = 4
   compressor: Compressor = dataclasses.field(default_factory=Conv)
+  carrier: Hidden = HIDDEN
 
   def __post_init__(self):
     for name in ('recent', 'compressed', 'rate'):
@@ -71,12 +75,8 @@ class Compressive(Memory):
   def check(self, sizes, pattern, heads):
     check_one_way(self, pattern)
     check_sees_all(self, pattern)
-    if heads.adaptive is not None:
-      raise ValueError(
-        'model.heads.adaptive compares the positions of tokens, but '
-        'model.memory = compressive adds states that stand for many and have '
-        'none. Use one of the two.'
-      )
+    why = 'adds states that stand for many and have none'
+    check_no_adaptive(self, heads, why)
 
   def check_segment(self, segment, field):
     if segment > self.rate * self.compressed:
@@ -110,10 +110,10 @@ class Compressive(Memory):
     x = HIDDEN.empty(batch, self.recent, sizes, dtype)
     compressed = self.carrier.empty(batch, self.compressed, sizes, dtype)
     held = self.carrier.empty(batch, self.recent, sizes, dtype).states
-    usage = jnp.zeros((batch, self.recent), jnp.float32)
+    usage = jnp.zeros((batch, self.recent, 2), jnp.float32)
     states = Recent(
       x.states,
-      held if self.carrier is PROJECTED else None,
+      held if self.carrier == PROJECTED else None,
       usage if self.compressor.by_usage else None,
     )
     return x.replace(states=states), compressed
@@ -145,6 +145,8 @@ class Compressive(Memory):
       recent = recent.replace(states=recent.states._replace(usage=kept))
     new = Recent(text.x, projected, usage)
     old_x, old_usage, old_at = _evicted(recent, new, text.at)
+    if old_usage is not None:  # a mean over queries, first ones had more
+      old_usage = old_usage[..., 0] / jnp.maximum(old_usage[..., 1], 1)
     # Documents before the last that is evicted are over: nothing reads them.
     document_BT = old_at.document
     last_BT = document_BT == document_BT.max(axis=1, keepdims=True)
@@ -170,10 +172,10 @@ class Compressive(Memory):
     return carry, penalty
 
   def for_inference(self):
-    return projected(self, ProjectedCompressive)
+    return dataclasses.replace(self, carrier=PROJECTED)
 
   def _usage(self, carry, text, layer):
-    """What attention gave to each recent state, in all, and to the text's.
+    """As `Recent` has it, of each recent state and of the text's, so far.
 
     Attention is a mean of values, so its gradient by a key's value is what all
     queries gave to that key.
@@ -193,15 +195,11 @@ class Compressive(Memory):
     ones = tuple(jnp.ones_like(source.v[..., :1]) for source in sources)
     given = jax.grad(total)(ones)[0][..., 0].sum(axis=-1)  # [B, M + T]
     given = jax.lax.stop_gradient(given).astype(jnp.float32)
-    slots = recent.at.length
-    return recent.states.usage + given[:, :slots], given[:, slots:]
-
-
-@dataclasses.dataclass(frozen=True)
-class ProjectedCompressive(Compressive):
-  """The same, which also holds what the layer made of its states."""
-
-  carrier: ClassVar[Hidden] = PROJECTED
+    source, slots = sources[0], recent.at.length
+    where = source.pattern, source.q_at, source.k_at, source.heads_N
+    asked = visible(*where)[0].sum(axis=1, dtype=jnp.float32)
+    both = jnp.stack([given, asked], axis=-1)
+    return recent.states.usage + both[:, :slots], both[:, slots:]
 
 
 def reconstruction(layer, text, old, new) -> Array:
@@ -220,8 +218,7 @@ def reconstruction(layer, text, old, new) -> Array:
     return seen.astype(jnp.float32)
 
   wanted = seen_of(*old)
-  seen = text.at.document[:, :, None] == old[1].document[:, None]
-  seen_BT = (seen & (old[1].document >= 0)[:, None]).any(axis=-1)
+  seen_BT = visible(Everything(), text.at, old[1], None)[0].any(axis=-1)
 
   def distance(states):
     far = jnp.square(seen_of(states, new[1]) - wanted).mean(axis=(2, 3))

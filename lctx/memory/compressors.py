@@ -134,7 +134,7 @@ class DilatedConv(Conv):
 
 @dataclasses.dataclass(frozen=True)
 class MostUsed(Compressor):
-  """Those that attention gave most to, in all, while they were in memory."""
+  """Those that attention gave most to: a mean over all that could see them."""
 
   by_usage = True
 

@@ -219,7 +219,7 @@ def _rates(key, shape, dtype):
 
 
 def _steps(key, shape, dtype):
-  """softplus of it from 0.001 to 0.1, evenly by its logarithm."""
+  """Its softplus is log-uniform from 0.001 to 0.1, as Mamba-2's steps are."""
   low, high = math.log(1e-3), math.log(0.1)
   size = jnp.exp(jax.random.uniform(key, shape, dtype, low, high))
   return size + jnp.log(-jnp.expm1(-size))

@@ -26,7 +26,7 @@ class MemoryGate:
   gradient at once, and all else has one as soon as it has moved.
   """
 
-  of_heads: ClassVar[bool] = False  # it has no number for states
+  of_heads: ClassVar[bool] = False  # a number a head, so none for states
   zero_start: bool = False
 
   def change(

@@ -17,7 +17,7 @@ class Held:
   token did that is in it: `at` has length 1 then.
   """
 
-  states: Any  # leaves [B, M, ...]
+  states: Any  # leaves [B, M, ...], of a whole past [B, ...]
   at: Coords  # [B, M]
 
   def of_same(self, at: Coords) -> Array:
@@ -120,8 +120,12 @@ def pushed(held: Held, new: Any, at: Coords) -> Held:
   return Held(states, where.shifted(length))
 
 
-def place(at: Coords, before: Coords) -> Coords:
-  """Of the last token in a segment, else of the one `before`: [B, 1]."""
+def place(at: Coords, before: Coords | None = None) -> Coords:
+  """Where the last token of a segment sat, [B, 1].
+
+  Where it has none: where the last of `before` did, or nowhere.
+  """
+  before = nowhere(at.document.shape[0]) if before is None else before
   held_BT = (at.document >= 0) & (at.document != NOBODY)
   steps_1T = jnp.arange(at.length, dtype=jnp.int32)[None]
   slot_B1 = jnp.where(held_BT, steps_1T, -1).max(axis=1, keepdims=True)

@@ -14,12 +14,32 @@ from lctx.kernels.source import Source
 from lctx.layers.norm import Norm, RMSNorm
 from lctx.layers.parameters import within
 from lctx.memory.base import Memory, check_sees_all
-from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden, projected
+from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
 from lctx.memory.gates import ElementGate, MemoryGate
-from lctx.memory.held import Held, Segment, nowhere, place, pushed, where
+from lctx.memory.held import Held, Segment, place, pushed, where
 from lctx.memory.tokens import Learned
-from lctx.patterns.base import Everything
+from lctx.patterns.base import Everything, visible
 from lctx.types import Array, segment_coords
+
+
+@dataclasses.dataclass(frozen=True)
+class LongMemory:
+  """`step` tokens of each segment, until `slots` are full; the oldest go.
+
+  `gate` joins what attention to these recalls, without positions, to the rest.
+  """
+
+  slots: int = 4096
+  step: int = 32
+  gate: MemoryGate = dataclasses.field(default_factory=ElementGate)
+
+  def __post_init__(self):
+    if not 1 <= self.step <= self.slots:
+      raise ValueError(
+        f'model.memory.long.step = {self.step} states of a segment must be at '
+        f'least 1 and fit into model.memory.long.slots = {self.slots}. '
+        'Published: 32 and 4096.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,42 +49,38 @@ class Melodi(Memory):
   Behind the text stand `short` summary tokens, learned at the first layer. A
   layer mixes, along the sequence, what it made of text and summary into the
   summary of the next layer and, by other weights, into the memory that it puts
-  before the text of the next segment. With `long` slots it also mixes each
-  segment into `step` tokens, which it keeps until the slots are full, and
-  `gate` joins what attention to these recalls, without positions, to the rest.
-  A token sees itself, as everywhere here; in the published code it does not.
+  before the text of the next segment. With a `long` memory it also mixes each
+  segment into the tokens of that. A token sees itself, as everywhere here; in
+  the published code it does not.
 
   As published, one layer in the middle has the long memory:
-  onlayers(layers=(6,), memory=Melodi(..., long=4096), others=Melodi(...)).
+  onlayers(layers=(6,), memory=Melodi(..., long=LongMemory()),
+  others=Melodi(...)).
   """
 
-  carrier: ClassVar[Hidden] = HIDDEN
   needs_bptt: ClassVar[bool] = True
 
   segment: int = 128
   short: int = 64
-  long: int = 0
-  step: int = 32
+  long: LongMemory | None = None
   norm: Norm = dataclasses.field(default_factory=RMSNorm)
-  gate: MemoryGate = dataclasses.field(default_factory=ElementGate)
+  carrier: Hidden = HIDDEN
 
   def __post_init__(self):
-    for name, least in (('segment', 1), ('short', 1), ('long', 0), ('step', 1)):
-      if getattr(self, name) < least:
+    for name in ('segment', 'short'):
+      if getattr(self, name) < 1:
         raise ValueError(
-          f'model.memory.{name} = {getattr(self, name)} must be at least '
-          f'{least}. Published: segment 512, short 64 to 192, long 4096 and '
-          'step 32.'
+          f'model.memory.{name} = {getattr(self, name)} must be at least 1. '
+          'Published: segment 512, short 64 to 192.'
         )
-    if self.step > self.long > 0:
-      raise ValueError(
-        f'model.memory.step = {self.step} states of a segment do not fit into '
-        f'model.memory.long = {self.long} slots. Use fewer, or more slots.'
-      )
 
   @property
   def length(self):
     return self.short
+
+  @property
+  def _slots(self):
+    return self.long.slots if self.long else 0
 
   @property
   def multiple(self):
@@ -85,9 +101,9 @@ class Melodi(Memory):
       )
 
   def flops(self, sizes, segment):
-    step = self.step * (self.long > 0)
+    step = self.long.step if self.long else 0
     mixed = sizes.width * (2 * self.short + step)
-    recalled = 2 * sizes.num_heads * sizes.head_width * self.long
+    recalled = 2 * sizes.num_heads * sizes.head_width * self._slots
     projected = 2 * sizes.width * sizes.key_heads * sizes.head_width
     read = (mixed + recalled) * (segment + self.short)
     return 2.0 * (read + projected * (self.short + step)) / segment
@@ -95,7 +111,7 @@ class Melodi(Memory):
   def initial(self, batch, sizes, dtype):
     return tuple(
       self.carrier.empty(batch, slots, sizes, dtype)
-      for slots in (self.short, self.long)
+      for slots in (self.short, self._slots)
     )
 
   def sources(self, param, carry, near, layer):
@@ -112,37 +128,38 @@ class Melodi(Memory):
     k = k[..., : y.shape[-1]]
     near = layer.near
     far = Source(near.q, k, v, at, long.at, near.placeless, Everything())
-    seen = at.document[:, :, None] == long.at.document[:, None]
-    any_BT = (seen & (long.at.document >= 0)[:, None]).any(axis=-1)
+    any_BT = visible(Everything(), at, long.at, None)[0].any(axis=-1)
     recalled = attended((far,)).astype(y.dtype)
-    joined = self.gate(within(param, 'gate'), y, recalled)
+    joined = self.long.gate(within(param, 'gate'), y, recalled)
     return jnp.where(any_BT[:, :, None, None], joined, y), carry
 
   def leave(self, param, segment):
-    now = place_of(segment)
+    now = place(segment.text.at)
     return self._added(within(param, 'summary'), segment, now)
 
   def write(self, param, carry, segment, layer):
     short, long = carry
     now = place(segment.text.at, short.at)
-    read_B1 = (segment.text.at.document >= 0).any(axis=1)[:, None]
+    read_B = segment.filled > 0
     made = self._added(within(param, 'short'), segment, now)
     made = self.carrier.of_states(made, layer)
     sat = segment_coords(
       jnp.repeat(now.document, self.short, axis=1), -self.short
     ).replace(offset=jnp.repeat(now.offset, self.short, axis=1))
-    new_short = _chosen(read_B1, Held(made, sat), short)
+    new_short = _chosen(read_B, Held(made, sat), short)
     if self.long:
       own, text = within(param, 'long'), segment.text
-      made = self._mixed(own, text.y, segment.after, text.at, now, self.step)
+      made = self._mixed(
+        own, text.y, segment.after, text.at, now, self.long.step
+      )
       made = self.carrier.of_states(made, layer)
-      document = jnp.repeat(now.document, self.step, axis=1)
+      document = jnp.repeat(now.document, self.long.step, axis=1)
       queue = pushed(long, made, segment_coords(document))
-      long = _chosen(read_B1, queue, long)
+      long = _chosen(read_B, queue, long)
     return (new_short, long), jnp.zeros((), jnp.float32)
 
   def for_inference(self):
-    return projected(self, ProjectedMelodi)
+    return dataclasses.replace(self, carrier=PROJECTED)
 
   def _added(self, param, segment: Segment, now) -> Array:
     """The summary, and what text and summary add to it: [B, short, D]."""
@@ -165,20 +182,7 @@ class Melodi(Memory):
     return mixed + bias_M.astype(both.dtype)[None, :, None]
 
 
-@dataclasses.dataclass(frozen=True)
-class ProjectedMelodi(Melodi):
-  """The same, holding what the layer made of its memories."""
-
-  carrier: ClassVar[Hidden] = PROJECTED
-
-
-def place_of(segment: Segment):
-  """Of the last token of a text; where there is none, nowhere."""
-  at = segment.text.at
-  return place(at, nowhere(at.document.shape[0]))
-
-
-def _chosen(rows_B1: Array, new: Held, old: Held) -> Held:
+def _chosen(rows_B: Array, new: Held, old: Held) -> Held:
   """`new` in the rows that read something, slots in the same places."""
   new = new.replace(at=new.at.replace(start=old.at.start))
-  return where(rows_B1[:, 0], new, old)
+  return where(rows_B, new, old)

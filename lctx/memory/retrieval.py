@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from lctx.layers.parameters import within
-from lctx.memory.base import Memory
+from lctx.memory.base import Memory, check_no_adaptive
+from lctx.memory.chunks import cut
 from lctx.memory.gates import HeadGate, MemoryGate
 from lctx.memory.held import Held, nowhere, pushed
+from lctx.patterns.base import Everything, visible
 from lctx.patterns.causal import Causal
 from lctx.positions.base import Score
 from lctx.types import MASKED, Array
@@ -56,12 +58,10 @@ class Retrieval(Memory):
     q_BTNH, at = layer.near.q, layer.tokens.at
     if not at.length:
       return y, carry
-    document_B1M = carry.at.document[:, None]
-    seen_BTM = at.document[:, :, None] == document_B1M
-    seen_BTM &= document_B1M >= 0
+    seen_BTM = visible(Everything(), at, carry.at, None)[0]
     k, v = jax.lax.stop_gradient(carry.states)
-    rows = q_BTNH.shape[0] * q_BTNH.shape[2] * self.slots * 4 / 2**20
-    turn = min(max(1, math.floor(AT_ONCE / rows)), at.length)
+    mib = q_BTNH.shape[0] * q_BTNH.shape[2] * self.slots * 4 / 2**20  # a query
+    turn = min(max(1, math.floor(AT_ONCE / mib)), at.length)
     found = _in_turns(
       lambda q, seen: nearest(
         q, k, v, seen, self.neighbours, layer.near.placeless
@@ -92,11 +92,7 @@ class DenseRetrieval(Memory):
 
   def check(self, sizes, pattern, heads):
     check_no_gaps(self, pattern)
-    if heads.adaptive is not None:
-      raise ValueError(
-        'model.heads.adaptive compares the positions of tokens, but those in '
-        'model.memory = denseretrieval have none. Use one of the two.'
-      )
+    check_no_adaptive(self, heads, 'holds keys without positions')
 
   def flops(self, sizes, segment):
     return 4.0 * sizes.num_heads * sizes.head_width * self.slots
@@ -206,13 +202,7 @@ def _in_turns(one, arrays, turn):
   length = arrays[0].shape[1]
   if turn >= length:
     return one(*arrays)
-  count = -(-length // turn)
-
-  def cut(x):
-    filling = ((0, 0), (0, count * turn - length), *((0, 0),) * (x.ndim - 2))
-    x = jnp.pad(x, filling)
-    return jnp.moveaxis(x.reshape(-1, count, turn, *x.shape[2:]), 1, 0)
-
   again = jax.checkpoint(lambda parts: one(*parts))
-  y = jnp.moveaxis(jax.lax.map(again, jax.tree.map(cut, arrays)), 0, 1)
-  return y.reshape(y.shape[0], count * turn, *y.shape[3:])[:, :length]
+  y = jax.lax.map(again, tuple(cut(x, turn) for x in arrays))
+  y = jnp.moveaxis(y, 0, 1)
+  return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :length]

@@ -9,8 +9,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from lctx.memory.base import Memory, check_one_way, check_sees_all
-from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden, projected
+from lctx.memory.base import (
+  Memory,
+  check_no_adaptive,
+  check_one_way,
+  check_sees_all,
+)
+from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
 from lctx.memory.held import Held, place, pushed
 from lctx.patterns.base import Pattern, Reach
 from lctx.patterns.window import Window
@@ -28,10 +33,10 @@ class SinkCache(Memory):
   """
 
   in_order: ClassVar[bool] = False
-  carrier: ClassVar[Hidden] = HIDDEN
 
   recent: int = 1020
   sinks: int = 4
+  carrier: Hidden = HIDDEN
 
   def __post_init__(self):
     if self.recent < 2 or self.sinks < 1:
@@ -57,11 +62,7 @@ class SinkCache(Memory):
   def check(self, sizes, pattern, heads):
     check_one_way(self, pattern)
     check_sees_all(self, pattern)
-    if heads.adaptive is not None:
-      raise ValueError(
-        'model.heads.adaptive compares positions in the text, but model.memory '
-        '= sinkcache has places in a cache. Use one of the two.'
-      )
+    check_no_adaptive(self, heads, 'counts places in a cache, not in the text')
 
   def patterns(self, pattern):
     return pattern & Window(self.recent - 1), Beyond(self.recent)
@@ -102,14 +103,7 @@ class SinkCache(Memory):
     return carry, jnp.zeros((), jnp.float32)
 
   def for_inference(self):
-    return projected(self, ProjectedSinkCache)
-
-
-@dataclasses.dataclass(frozen=True)
-class ProjectedSinkCache(SinkCache):
-  """The same cache, holding what the layer made of its states."""
-
-  carrier: ClassVar[Hidden] = PROJECTED
+    return dataclasses.replace(self, carrier=PROJECTED)
 
 
 @dataclasses.dataclass(frozen=True)

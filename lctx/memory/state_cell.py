@@ -14,10 +14,10 @@ from lctx.kernels.source import Source
 from lctx.layers.norm import Norm, RMSNorm
 from lctx.layers.parameters import within
 from lctx.memory.base import Memory
-from lctx.memory.carriers import projected
+from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
 from lctx.memory.cells import Cell, Skip
 from lctx.memory.gates import ElementGate, MemoryGate
-from lctx.memory.held import Held, nowhere, place
+from lctx.memory.held import Held, nowhere, place, where
 from lctx.patterns.base import Everything
 from lctx.types import EMPTY, Array, Coords, segment_coords
 
@@ -51,6 +51,7 @@ class StateCell(Memory):
   cell: Cell = dataclasses.field(default_factory=Skip)
   gate: MemoryGate = dataclasses.field(default_factory=ElementGate)
   norm: Norm = dataclasses.field(default_factory=RMSNorm)
+  carrier: Hidden = HIDDEN
 
   def __post_init__(self):
     if self.states < 1:
@@ -85,7 +86,11 @@ class StateCell(Memory):
 
   def initial(self, batch, sizes, dtype):
     states = jnp.zeros((batch, self.states, sizes.width), dtype)
-    return Held(States(states), nowhere(batch))
+    made = None
+    if self.carrier == PROJECTED:
+      shape = batch, self.states, sizes.num_heads, sizes.head_width
+      made = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+    return Held(States(states, made), nowhere(batch))
 
   def mix(self, param, carry, y, layer):
     at, sizes = layer.tokens.at, layer.sizes
@@ -96,7 +101,8 @@ class StateCell(Memory):
     begins_BT = ~carry.of_same(at) & (at.document >= 0)
     begins = at.replace(document=jnp.where(begins_BT, 0, EMPTY))
     nobody = jnp.zeros((at.document.shape[0], 1), jnp.int32)
-    k, v = self._held(param, carry, sizes)
+    made = carry.states.projected
+    k, v = made or self._keys_and_values(param, carry.states.x, sizes)
     first_k, first_v = self._first(param, carry, sizes)
     recalled = attended(
       (
@@ -116,19 +122,13 @@ class StateCell(Memory):
     same_B11 = carry.of_same(now)[..., None]
     old = jnp.where(same_B11, states, self._start(param, sizes, states.dtype))
     new = self._next(param, old, text, now, layer).astype(states.dtype)
-    read_B11 = (text.at.document >= 0).any(axis=1)[:, None, None]
-    new = jnp.where(read_B11, new, states)
-    return Held(self._kept(param, new, sizes), now), jnp.zeros((), jnp.float32)
+    new, made = where(segment.filled > 0, new, states), None
+    if self.carrier == PROJECTED:
+      made = self._keys_and_values(param, new, sizes)
+    return Held(States(new, made), now), jnp.zeros((), jnp.float32)
 
   def for_inference(self):
-    return projected(self, ProjectedStateCell)
-
-  def _kept(self, param, states, sizes):
-    return States(states)
-
-  def _held(self, param, carry, sizes):
-    """Keys and values of the states."""
-    return self._keys_and_values(param, carry.states.x, sizes)
+    return dataclasses.replace(self, carrier=PROJECTED)
 
   def _first(self, param, carry, sizes):
     """Keys and values of the learned states, which documents begin with."""
@@ -187,28 +187,6 @@ class StateCell(Memory):
 
   def _at(self, document_B1: Array) -> Coords:
     return segment_coords(jnp.repeat(document_B1, self.states, axis=1))
-
-
-@dataclasses.dataclass(frozen=True)
-class ProjectedStateCell(StateCell):
-  """The same cell, which also holds the keys and values of its states.
-
-  For a model whose parameters stand still, as `ProjectedXLCache` is.
-  """
-
-  def initial(self, batch, sizes, dtype):
-    held = super().initial(batch, sizes, dtype)
-    shape = batch, self.states, sizes.num_heads, sizes.head_width
-    nothing = jnp.zeros(shape, dtype)
-    return held.replace(
-      states=held.states._replace(projected=(nothing, nothing))
-    )
-
-  def _kept(self, param, states, sizes):
-    return States(states, self._keys_and_values(param, states, sizes))
-
-  def _held(self, param, carry, sizes):
-    return carry.states.projected
 
 
 def _source(layer, q, k, v, q_at, k_at):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lctx.layers.norm import RMSNorm
-from lctx.memory.base import Memory
+from lctx.memory.base import Memory, check_no_adaptive
 from lctx.patterns.base import Everything, drawn, visible
 from lctx.patterns.causal import Causal
 from lctx.positions.base import Position, Sizes
@@ -65,12 +65,8 @@ class TransientGlobal(Memory):
     return self.position or T5Bias(both_ways=not self.causal)
 
   def check(self, sizes, pattern, heads):
-    if heads.adaptive is not None:
-      raise ValueError(
-        'model.heads.adaptive compares the positions of tokens, but '
-        'model.memory = transientglobal adds keys that stand for many and have '
-        'none. Use one of the two.'
-      )
+    why = 'adds keys that stand for many and have none'
+    check_no_adaptive(self, heads, why)
     if pattern.reach.after == 0 and not self.causal:
       raise ValueError(
         f'model.pattern = {pattern} never looks ahead, but model.memory = '

@@ -6,28 +6,26 @@ Where gradients stop is the segment scan's affair, not the cache's.
 """
 
 import dataclasses
-from typing import ClassVar
 
 import jax.numpy as jnp
 
 from lctx.memory.base import Memory
-from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden, projected
+from lctx.memory.carriers import HIDDEN, PROJECTED, Hidden
 from lctx.memory.held import pushed
 from lctx.patterns.window import Window
 
 
 @dataclasses.dataclass(frozen=True)
 class XLCache(Memory):
-  """Carries hidden states; each layer projects them anew for each segment.
+  """The last `length` states; `carrier` says whether as they came or projected.
 
   `same_length`: every query sees exactly `length` keys, itself included,
   instead of the whole memory and its segment so far (the staircase).
   """
 
-  carrier: ClassVar[Hidden] = HIDDEN
-
   length: int = 128
   same_length: bool = False
+  carrier: Hidden = HIDDEN
 
   def __post_init__(self):
     if self.length < 0:
@@ -60,11 +58,4 @@ class XLCache(Memory):
     return carry, jnp.zeros((), jnp.float32)
 
   def for_inference(self):
-    return projected(self, ProjectedXLCache)
-
-
-@dataclasses.dataclass(frozen=True)
-class ProjectedXLCache(XLCache):
-  """The same cache, holding what the layer made of its states."""
-
-  carrier: ClassVar[Hidden] = PROJECTED
+    return dataclasses.replace(self, carrier=PROJECTED)

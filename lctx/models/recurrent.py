@@ -15,7 +15,6 @@ from lctx.memory.held import (
   exchanged,
   forgotten,
   last_read,
-  nowhere,
   place,
   where,
 )
@@ -119,7 +118,7 @@ class Recurrent(nn.Module):
     if not any(around.counts):
       return self.layers_of(x, at, carry, scores, sizes)
     start, stop = around.before, around.before + at.length
-    last = place(at, nowhere(at.document.shape[0]))
+    last = place(at)
     first = self._first(carry, sizes)
     parts = first, (x, at), self._last(carry, last, stop, sizes)
     x = jnp.concatenate([x for x, _ in parts if x is not None], axis=1)
@@ -176,7 +175,7 @@ class Recurrent(nn.Module):
     text = carry.open.text.at
     batch, segment = text.document.shape
     sizes, closing_B = self.sizes(segment), carry.open.filled == segment
-    last = place(text, nowhere(batch))
+    last = place(text)
     last = last.replace(
       document=jnp.where(closing_B[:, None], last.document, EMPTY)
     )

@@ -188,14 +188,14 @@ class Compressive(Nothing):
     # What is empty at first is no state: None.
     self.mem = [None] * self.recent
     self.old = [None] * self.compressed
-    self.usage = [0.0] * self.recent
+    self.usage = [np.zeros(2)] * self.recent  # weights, and how many
 
   def look(self, h, q, k, v):
     both = self.old + self.mem
     states = [s for s in both if s is not None]
     places = [i - len(both) for i, s in enumerate(both) if s is not None]
     places = np.array([*places, *range(len(q))])
-    self.weights = np.zeros(len(states) + len(q))
+    self.weights = np.zeros((len(states) + len(q), 2))
     if states:
       old_k, old_v = self.keys_and_values(np.stack(states))
       k, v = np.concatenate([old_k, k]), np.concatenate([old_v, v])
@@ -207,7 +207,8 @@ class Compressive(Nothing):
       cost = slope(n, heads) * (t - places[:stop])
       logits = k[:stop, n] @ q / np.sqrt(len(q)) - cost
       weights = np.exp(logits - logits.max())
-      self.weights[:stop] += weights / weights.sum()
+      self.weights[:stop, 0] += weights / weights.sum()
+      self.weights[:stop, 1] += 1
       return attend(q, k[:stop, n], v[:stop, n], cost)
 
     return each(q, one)
@@ -215,14 +216,14 @@ class Compressive(Nothing):
   def write(self, x, k, v, y, after):
     given = list(self.weights[sum(s is not None for s in self.old) :])
     empty = sum(s is None for s in self.mem)
-    given = [0.0] * empty + given
+    given = [np.zeros(2)] * empty + given
     usage = [u + g for u, g in zip(self.usage, given)] + given[self.recent :]
     both = [*self.mem, *x]
     lead = self.segment - len(x)  # a first segment may be shorter
     both, usage = both[:], usage[:]
     if lead:
       both = self.mem + [None] * lead + [*x]
-      usage = usage[: self.recent] + [0.0] * lead + usage[self.recent :]
+      usage = usage[: self.recent] + [np.zeros(2)] * lead + usage[self.recent :]
     out, self.mem = both[: self.segment], both[self.segment :]
     out_usage, self.usage = usage[: self.segment], usage[self.segment :]
     made = self.made(out, out_usage)
@@ -296,7 +297,7 @@ class Dilated(Compressive):
 class MostUsed(Compressive):
   def made(self, out, usage):
     count = len(out) // self.rate
-    usage = [-1 if s is None else u for s, u in zip(out, usage)]
+    usage = [-1 if s is None else u / n for s, (u, n) in zip(out, usage)]
     best = np.argsort(-np.array(usage), kind='stable')[:count]
     return [out[i] for i in sorted(best)]
 
@@ -580,7 +581,7 @@ class Behind(Around):
 
 
 class Associative(InSteps):
-  """Rodkin et al. 2024, one memory token's write after the other in effect."""
+  """Rodkin et al. 2024, memory tokens all write at once."""
 
   around = Behind
   degree = 3

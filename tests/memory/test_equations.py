@@ -24,6 +24,7 @@ from lctx.memory import (
   GatedLinear,
   HeadGate,
   Infini,
+  LongMemory,
   LstmGate,
   MaxPool,
   MeanPool,
@@ -65,7 +66,7 @@ MEMORIES = {
   'tokens': (Tokens(2), oracle.Tokens),
   'associative': (Associative(3, 4), oracle.Associative),
   'melodi': (Melodi(SEGMENT, 3), oracle.Melodi),
-  'melodi, long': (Melodi(SEGMENT, 3, 8, 2), oracle.MelodiLong),
+  'melodi, long': (Melodi(SEGMENT, 3, LongMemory(8, 2)), oracle.MelodiLong),
 }
 
 

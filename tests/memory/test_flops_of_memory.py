@@ -19,6 +19,7 @@ from lctx.memory import (
   GatedLinear,
   HeadGate,
   Infini,
+  LongMemory,
   Melodi,
   Memory,
   MostUsed,
@@ -51,7 +52,7 @@ MEMORIES = {
   'retrieval': Retrieval(128, 4),
   'dense retrieval': DenseRetrieval(128),
   'sinks': SinkCache(64, 4),
-  'melodi': Melodi(SEGMENT, 8, 64, 8),
+  'melodi': Melodi(SEGMENT, 8, LongMemory(64, 8)),
 }
 
 
