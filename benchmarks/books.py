@@ -19,12 +19,15 @@ that it knows nothing of its own book from further back: what is lost is what
 such text is worth. A memory helps where the text two segments beyond is worth
 something, against none and against that of another book, and where it beats its
 twin and the plain windows up to the first that costs as many operations a
-token, trained from the same seed. Intervals resample books: they are those of
-the text, not of another training; how much that moves, --seeds says.
+token, trained from the same seed. These cannot be cut off from text, so they
+are compared by place: by how much of the book came before, in stretches that
+hold every window whole. Intervals resample books: they are those of the text,
+not of another training; how much that moves, --seeds says.
 """
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import logging
 import time
@@ -38,7 +41,23 @@ from absl import flags
 import lctx
 from benchmarks import books_report, timing
 from benchmarks.memories import Size, memories, model_with
-from lctx.memory import Compressive, Memory, SinkCache, XLCache
+from lctx.memory import (
+  Associative,
+  Compressive,
+  DenseRetrieval,
+  GatedDelta,
+  GatedLinear,
+  Infini,
+  Melodi,
+  Memory,
+  OnLayers,
+  Retrieval,
+  SinkCache,
+  StateCell,
+  Together,
+  Tokens,
+  XLCache,
+)
 from lctx.models.decoder import Decoder
 from lctx.models.parts import Dropout
 from lctx.training import flops
@@ -48,8 +67,12 @@ SMALL = Size(4, 128, 32, 128, slots=256, searched=2048, tokens=1024)
 LARGE = Size(14, 768, 64, 512, 1024, 8192, 16_384, 6e-4, 'bfloat16')
 WINDOWS = 2, 4, 8  # segments
 TRAINED = 4  # segments that gradients flow through
-READ = 128  # segments of each book
+READ = books_report.PLACES[-1]  # segments of each book
 BEYOND = books_report.DISTANCES
+MADE_ANEW = (  # what attention sees of these is not the text as it was
+  *(Tokens, Associative, StateCell, Infini, GatedDelta, GatedLinear),
+  *(Retrieval, DenseRetrieval, Melodi),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +95,13 @@ class Way:
 
 
 def first_of(size: Size) -> int:
-  """The first segment that counts, in any way of any memory."""
-  return 2 * (size.slots // size.segment + max(BEYOND) + 1)
+  """The first segment that counts, in any way of any memory.
+
+  The longest window begins there.
+  """
+  longest = max(WINDOWS)
+  first = 2 * (size.slots // size.segment + max(BEYOND) + 1)
+  return -(-first // longest) * longest
 
 
 def ways(reach: int) -> tuple[Way, ...]:
@@ -87,19 +115,21 @@ def ways(reach: int) -> tuple[Way, ...]:
 
 
 def reach(memory: Memory, segment: int) -> int:
-  """Segments before its own that attention looks at, as they were."""
+  """Segments before its own that attention looks at, as they were.
+
+  Raises ValueError for a memory that is not told of here.
+  """
   if isinstance(memory, (XLCache, SinkCache)):
     return memory.length // segment
   if isinstance(memory, Compressive):
     return memory.recent // segment
-  values = (getattr(memory, f.name) for f in dataclasses.fields(memory))
-  parts = [
-    part
-    for value in values
-    for part in (value if isinstance(value, tuple) else (value,))
-    if isinstance(part, Memory)
-  ]
-  return max((reach(part, segment) for part in parts), default=0)
+  if isinstance(memory, Together):
+    return max(reach(m, segment) for m in (memory.first, memory.second))
+  if isinstance(memory, OnLayers):
+    return max(reach(m, segment) for m in (memory.memory, memory.others))
+  if not isinstance(memory, MADE_ANEW) and type(memory) is not Memory:
+    raise ValueError(f'benchmarks.books knows no reach of {memory}')
+  return 0
 
 
 def models(size: Size) -> list[str]:
@@ -270,16 +300,35 @@ def measured(
     'seconds': seconds,
     'flops': flops.count(model, segment).forward,
     'own': own,
+    'places': placed(bits[0]),
     'ways': {
       way.name: {'period': way.period, 'bits': found[way.name]} for way in how
     },
   }
 
 
+def placed(bits: np.ndarray) -> dict[str, list[float]]:
+  """Of each book, by the first segment of a stretch; [books, segments]."""
+  stretches = itertools.pairwise(books_report.PLACES)
+  return {str(i): _mean(bits[:, i:stop]) for i, stop in stretches}
+
+
 def _counted(bits: np.ndarray, way: Way, first: int) -> list[float]:
   """Of each book, over the segments that count."""
-  kept = bits[:, way.counts(bits.shape[1], first)]
-  return [round(float(x), 5) for x in kept.mean(axis=1)]
+  return _mean(bits[:, way.counts(bits.shape[1], first)])
+
+
+def _mean(bits: np.ndarray) -> list[float]:
+  """Of each book, given [books, segments]."""
+  return [round(float(x), 5) for x in bits.mean(axis=1)]
+
+
+def digest(corpus: Path, texts: np.ndarray) -> str:
+  """Of what is learned and what is read."""
+  found = hashlib.sha256(texts.tobytes())
+  for path in sorted(corpus.iterdir()):
+    found.update(path.read_bytes())
+  return found.hexdigest()[:16]
 
 
 def program() -> None:
@@ -309,6 +358,7 @@ def program() -> None:
     folder = Path(workdir.value)
     shelved = shelves(Path(books.value), folder, size, steps.value)
     same = {'steps': steps.value, 'width': size.width, 'beyond': str(BEYOND)}
+    same |= {'text': digest(*shelved), 'first': first_of(size)}
     found = timing.known(path.value, **same)
     for seed, name in itertools.product(range(seeds.value), names):
       if (name, seed) in {(x['model'], x['seed']) for x in found}:

@@ -5,6 +5,9 @@ resample books.
 """
 
 import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -15,9 +18,14 @@ from benchmarks import timing
 RESAMPLES = 10_000
 FAR = '2 beyond', '2 beyond, forgotten'  # what must help
 DISTANCES = 1, 2, 4, 8  # segments beyond the reach
+PLACES = 0, 8, 16, 32, 64, 128  # segments of the book, from one to the next
 BY_DISTANCE = (
   *('memory', 'seed', 'against', 'all'),
   *(f'{n} beyond' for n in DISTANCES),
+)
+BY_PLACE = (
+  *('memory', 'seed', 'against', 'all'),
+  *(f'{a} to {b}' for a, b in itertools.pairwise(PLACES)),
 )
 COSTS = 'memory', 'seed', 'reach', 'steps', 'seconds', 'bits/byte'
 AGAINST = 'memory', 'seed', 'MFLOPs', 'best plain', 'gain over it', ''
@@ -65,21 +73,33 @@ def rival(found: dict, every: list[dict]) -> dict | None:
   return min(some, key=lambda x: np.mean(x['own']['1']), default=None)
 
 
-def over(found: dict, plain: dict | None, period: str = '1') -> Gain | None:
-  """What a memory gains over a model without one, where a way counts."""
-  return plain and gain(plain['own'][period], found['own'][period])
+def over(found: dict, plain: dict | None) -> Gain | None:
+  """What a memory gains over a model without one."""
+  return plain and gain(plain['own']['1'], found['own']['1'])
 
 
-def by_distance(found: dict, every: list[dict]) -> dict[str, list[Gain | None]]:
-  """Gains where so much text lies beyond the reach, over all there is."""
+def by_distance(found: dict) -> dict[str, list[Gain]]:
+  """What text is worth that lies so far beyond the reach, and all of it."""
   far = [f'{n} beyond' for n in DISTANCES]
-  periods = [str(found['ways'][name]['period']) for name in far]
-  twin, best = twin_of(found, every), rival(found, every)
   return {
-    "another's": [of_way(found, name) for name in far],
-    'none': [of_way(found, f'{name}, forgotten') for name in far],
-    'twin': [over(found, twin, p) for p in periods],
-    'best plain': [over(found, best, p) for p in periods],
+    "another's": [of_way(found, name) for name in ('swap', *far)],
+    'none': [
+      of_way(found, name)
+      for name in ('none', *(f'{name}, forgotten' for name in far))
+    ],
+  }
+
+
+def by_place(found: dict, every: list[dict]) -> dict[str, list[Gain]]:
+  """Gains over models without memory: in all, and by place in the book."""
+  others = {'twin': twin_of(found, every), 'best plain': rival(found, every)}
+  return {
+    name: [
+      over(found, other),
+      *(gain(other['places'][p], found['places'][p]) for p in other['places']),
+    ]
+    for name, other in others.items()
+    if other
   }
 
 
@@ -111,7 +131,7 @@ def decided(name: str, every: list[dict]) -> str:
 
 def table(every: list[dict]) -> str:
   """Bits and gains of all models that remember, and bits of the others."""
-  costly, far, against, plain = [], [], [], []
+  costly, far, near, against, plain = [], [], [], [], []
   for x in every:
     bits = f'{np.mean(x["own"]["1"]):.4f}'
     costs = x['flops'] / 1e6
@@ -120,12 +140,11 @@ def table(every: list[dict]) -> str:
         (x['model'], x['seed'], x['steps'], x['seconds'], bits, costs)
       )
       continue
-    twin, best = twin_of(x, every), rival(x, every)
+    best = rival(x, every)
     training = x['reach'], x['steps'], x['seconds'], bits
     costly.append((x['model'], x['seed'], *training))
-    wholes = of_way(x, 'swap'), of_way(x, 'none'), over(x, twin), over(x, best)
-    for (other, gains), whole in zip(by_distance(x, every).items(), wholes):
-      far.append((x['model'], x['seed'], other, whole, *gains))
+    for rows, found in ((far, by_distance(x)), (near, by_place(x, every))):
+      rows += [(x['model'], x['seed'], *pair) for pair in _lines(found)]
     against.append(
       (
         *(x['model'], x['seed'], costs, best and best['model']),
@@ -138,20 +157,49 @@ def table(every: list[dict]) -> str:
     for columns, rows in (
       (COSTS, costly),
       (BY_DISTANCE, far),
+      (BY_PLACE, near),
       (AGAINST, against),
       (without, plain),
     )
   )
 
 
+def _lines(found: dict[str, list[Gain]]) -> list[tuple]:
+  return [(other, *gains) for other, gains in found.items()]
+
+
 def pictured(every: list[dict], path: str) -> None:
-  """Gains at distances, a panel a memory, with intervals."""
+  """Two pictures, by distance and, `_by_place`, against models without it."""
   found = [x for x in every if x['ways']]
   if not path or not found:
     return
+  place = Path(path).with_stem(f'{Path(path).stem}_by_place')
+  _panels(
+    *(found, [by_distance(x) for x in found], DISTANCES, path),
+    title='What text beyond a distance is worth: its own book in memory, '
+    "against another's and none",
+    label='segments beyond what attention reaches',
+  )
+  _panels(
+    *(found, [by_place(x, every) for x in found], PLACES[1:], str(place)),
+    title='What a memory saves against models without one',
+    label='segments of the book that were read, the last counted',
+  )
+
+
+def _panels(
+  models: list[dict],
+  gains: list[dict[str, list[Gain]]],
+  at: Sequence[int],
+  path: str,
+  *,
+  title: str,
+  label: str,
+) -> None:
+  """A panel a model; the first gain of each line is of all, and no point."""
   matplotlib.use('Agg')
-  columns = min(4, len(found))
-  rows = -(-len(found) // columns)
+  columns = min(4, len(models))
+  rows = -(-len(models) // columns)
   figure, axes = pyplot.subplots(
     *(rows, columns),
     figsize=(1 + 2.6 * columns, 1 + 2.3 * rows),
@@ -161,30 +209,26 @@ def pictured(every: list[dict], path: str) -> None:
     layout='constrained',
     dpi=150,
   )
-  for panel in axes.flat[len(found) :]:
+  for panel in axes.flat[len(models) :]:
     panel.set_axis_off()
-  for panel in axes.flat[: len(found)][-columns:]:  # nothing stands below
+  for panel in axes.flat[: len(models)][-columns:]:  # nothing stands below
     panel.xaxis.set_tick_params(labelbottom=True)
-  for panel, x in zip(axes.flat, found):
-    for shift, (other, gains) in enumerate(by_distance(x, every).items()):
-      if None in gains:
-        continue
-      at = np.array(DISTANCES) * 1.06**shift  # so that none hides another
-      middle = np.array([g.value for g in gains])
-      low, high = ([getattr(g, e) for g in gains] for e in ('low', 'high'))
+  for panel, model, lines in zip(axes.flat, models, gains):
+    for shift, (other, (_, *found)) in enumerate(lines.items()):
+      where = np.array(at) * 1.06**shift  # so that none hides another
+      middle = np.array([g.value for g in found])
+      low, high = ([getattr(g, e) for g in found] for e in ('low', 'high'))
       ends = [middle - low, high - middle]
-      panel.errorbar(at, middle, ends, marker='.', capsize=2, label=other)
+      panel.errorbar(where, middle, ends, marker='.', capsize=2, label=other)
     panel.axhline(0, color='0.6', linewidth=1)
-    panel.set_title(f'{x["model"]}, seed {x["seed"]}', fontsize=9)
+    panel.set_title(f'{model["model"]}, seed {model["seed"]}', fontsize=9)
     panel.set_xscale('log', base=2)
-    panel.set_xticks(DISTANCES, map(str, DISTANCES))
+    panel.set_xticks(at, map(str, at))
     panel.set_yscale('symlog', linthresh=1e-3)
   axes.flat[0].legend(fontsize=7)
-  figure.suptitle(
-    "What a memory of its own book saves, against another book's or none\n"
-    'beyond a distance, and against models without one'
-  )
-  figure.supxlabel('segments beyond what attention reaches')
+  figure.suptitle(title)
+  figure.supxlabel(label)
   figure.supylabel('bits per byte saved')
   figure.savefig(path)
+  pyplot.close(figure)
   print(f'wrote {path}')

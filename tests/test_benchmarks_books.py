@@ -12,7 +12,7 @@ import lctx
 from benchmarks import books, books_report, timing
 from benchmarks.books import Way, read, ways
 from benchmarks.memories import Size, memories
-from lctx.memory import SinkCache, Together, Tokens, XLCache
+from lctx.memory import Memory, SinkCache, Together, Tokens, XLCache
 
 SEGMENT, SEGMENTS, FIRST = 4, 18, 6
 SIZE = Size(1, 32, 32, SEGMENT, 2 * SEGMENT, 8 * SEGMENT, tokens=128)
@@ -96,6 +96,7 @@ def test_a_reach_is_what_is_attended_to_as_it_was():
 
 
 def run_of(name, flops, own, ways=None, seed=0):
+  places = dict.fromkeys(map(str, books_report.PLACES[:-1]), own)
   own = {'1': own, '3': own}
   ways = ways or {}
   return {
@@ -106,6 +107,7 @@ def run_of(name, flops, own, ways=None, seed=0):
     'seconds': 1.0,
     'flops': flops,
     'own': own,
+    'places': places,
     'ways': {n: {'period': 3, 'bits': bits} for n, bits in ways.items()},
   }
 
@@ -183,7 +185,35 @@ def test_the_tables_have_every_model_and_the_picture_every_memory(tmp_path):
   assert '+0.0100 (+0.0100..+0.0100)' in text and 'helps' in text
   assert all(f'window {w}' in text for w in (8, 16, 32))
   books_report.pictured(every, str(tmp_path / 'a.png'))
-  assert (tmp_path / 'a.png').stat().st_size > 10_000
+  for name in ('a.png', 'a_by_place.png'):
+    assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_by_place_every_window_is_whole(tmp_path):
+  """One that gets better along each window is as good at every place."""
+  for size in (books.SMALL, books.LARGE):
+    edges = {books.first_of(size), *books_report.PLACES}
+    assert not any(edge % window for edge in edges for window in books.WINDOWS)
+  window = max(books.WINDOWS)
+  bits = np.tile(1 - np.arange(window) / window, (3, books.READ // window))
+  found = books.placed(bits)
+  assert list(map(int, found)) == [*books_report.PLACES[:-1]]
+  assert all(np.allclose(x, bits.mean(), atol=1e-5) for x in found.values())
+  memory, twin = remembering(2.01, 2.02), run_of('none', 3.0, [2.2] * 6)
+  twin['places'] = twin['places'] | {'64': [2.5] * 6}
+  (gains,) = {
+    tuple(g.value for g in line)
+    for line in books_report.by_place(memory, [memory, twin]).values()
+  }
+  assert gains == pytest.approx((0.2, 0.2, 0.2, 0.2, 0.2, 0.5))
+
+
+def test_a_memory_nobody_told_of_has_no_reach():
+  class Unknown(Memory):
+    pass
+
+  with pytest.raises(ValueError, match='knows no reach of '):
+    books.reach(Together(XLCache(4), Unknown()), SEGMENT)
 
 
 def shelf(folder):
@@ -214,6 +244,10 @@ def test_one_model_is_trained_and_read_with(tmp_path):
   for way in found['ways'].values():
     assert len(way['bits']) == 2 and np.isfinite(way['bits']).all()
     assert str(way['period']) in found['own']
+  assert set(found['places']) == {*map(str, books_report.PLACES[:-1])}
+  other = books.digest(corpus, texts)
+  (corpus / '000.txt').write_bytes(b'another text')
+  assert books.digest(corpus, texts) != other
 
 
 def test_results_of_other_settings_are_refused(tmp_path):

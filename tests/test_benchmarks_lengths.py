@@ -55,6 +55,7 @@ def test_each_length_is_trained_and_the_longest_reads_with_all(tmp_path):
   assert len(shorter) == 12 and shorter != longest  # two models
   for one, other in itertools.combinations(found[1]['bits'].values(), 2):
     assert one != other
+  assert {x['text'] for x in found} == {lengths.digest(str(path))}
   lines = lengths.table(found[::-1]).splitlines()
   assert [line.split()[0] for line in lines[2:]] == ['2', '4']
 
