@@ -12,7 +12,8 @@ goes on to the next gap, as it was at its best; else the run ends. Then the
 model, as it was at the last gap it learned, is asked, on other texts, over
 longer gaps than it ever met, and with its memory taken away before it is asked;
 by the same keys, which so had a say in when training ends. What is held is the
-longest gap to which accuracy stays at 90 %, from that one on.
+longest gap to which accuracy stays at 90 %, from that one on. To keep the first
+segment of a text and nothing of the others is enough for that.
 
 Every layer that attends also sees the values of the last four tokens
 (`benchmarks/neighbours.py`), matrices begin at 1 / sqrt(width) and the output

@@ -24,7 +24,9 @@ from lctx.memory import (
   XLCache,
 )
 from lctx.models.decoder import Decoder
-from lctx.positions import NoPosition, Rope
+from lctx.models.parts import Compute
+from lctx.models.vocabulary import Embedding
+from lctx.positions import NoPosition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +82,11 @@ def memories(size: Size, cell: int = -2) -> dict[str, Memory]:
 
 def model_with(memory: Memory, size: Size, vocab: int | None) -> Decoder:
   """Rotary positions where tokens are attended to, none elsewhere."""
-  model = presets.transformer_xl(
-    *(size.depth, size.width, size.width // size.head, 0),
-    pre_norm=True,
-    position=Rope(),
-    vocab=vocab,
+  model = presets.remembering(
+    *(size.depth, size.width, size.width // size.head, memory),
+    embed=Embedding(size.width, vocab),
+    compute=Compute(size.dtype),
   )
-  compute = dataclasses.replace(model.compute, dtype=size.dtype)
-  model = dataclasses.replace(model, memory=memory, compute=compute)
   if any(run.memory.attends for run in model.runs):
     return model
   return dataclasses.replace(model, position=NoPosition())

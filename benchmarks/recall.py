@@ -1,9 +1,10 @@
 """Texts that ask for what was said many segments before.
 
 The first segment says eight values, each behind a key of two tokens; segments
-that look the same follow, with values under other keys that nobody asks for,
-which only the question can tell; the last segment asks for the first eight by
-their keys, in another order. Keys of tests occur in no text of training.
+that look the same follow, with values under other keys that nobody asks for;
+the last segment asks for the first eight by their keys, in another order. So a
+memory may learn to keep what a document begins with. Keys of tests occur in no
+text of training.
 
     first second SAY value ...  first second SAY value ...  first second ASK ?
 

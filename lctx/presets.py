@@ -2,13 +2,13 @@
 
 One whose memory is one part, the same in every layer, has no function of its
 own: `remembering(depth, width, num_heads, Infini(delta=True))`, with Tokens
-(RMT), Associative (ARMT) or SinkCache (StreamingLLM) likewise.
+(RMT), Associative (ARMT) or SinkCache (StreamingLLM) likewise. A Compressive
+Transformer (Rae et al. 2019) has position=RelativeXL() beside its memory.
 """
 
 import dataclasses
 
 from lctx.memory import (
-  Compressive,
   GatedDelta,
   Melodi,
   Memory,
@@ -101,14 +101,6 @@ def remembering(
     'pattern': Causal(),
   }
   return Decoder(memory=memory, **usual | parts)
-
-
-def compressive(
-  depth: int, width: int, num_heads: int, memory: Compressive, **parts
-) -> Decoder:
-  """Compressive Transformer (Rae et al. 2019); `parts` as `remembering`."""
-  parts = {'position': RelativeXL()} | parts
-  return remembering(depth, width, num_heads, memory, **parts)
 
 
 def block_recurrent(

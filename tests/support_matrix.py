@@ -29,9 +29,10 @@ Written by `tests/support_matrix.py` of a run of the grid and of what is in
 [`measured`](measured); the table behind the grid is
 [`tests/grid.py`](../tests/grid.py). `python -m pytest -m grid` runs every cell.
 The suite runs a cover in which any two entries meet whose terms of logits
-differ in more than numbers, so not every stretch of RoPE. Beside memories, of
-which XL's cache is that of whole models, it has every pattern, and leaves
-positions that are added to tokens and causal buckets of T5 to the grid.
+differ in more than numbers, so not every stretch of RoPE. With every memory (of
+which XL's cache is that of whole models) it has every pattern so, and every
+position, those that differ in numbers read and decoded without gradients, which
+counts for nothing here.
 
 {passed:,} cells passed, {failed:,} failed, {left:,} were not run. The last run
 was of {date}: {where}.
@@ -79,8 +80,10 @@ operations a token, in every training there was; gains are those of each, with
 intervals (95 %) that resample books.
 "Recall": the longest gap, in segments, over which nine of ten values are found
 by keys never seen, from the last gap learned on, the median of seeds ({seeds}),
-of two the lower; no model was trained on more than {trained}, none is asked
-over more than {asked} (`python -m benchmarks.learning`). Names are those of
+of two the lower. What is asked for is what the first segment of a text says;
+others say things of the same kind, and to keep the first one is enough. No
+model was trained on more than {trained}, none is asked over more than {asked}
+(`python -m benchmarks.learning`). Names are those of
 [`benchmarks/memories.py`](../benchmarks/memories.py); what is empty was not
 measured. [The log](log.md) has commands, tables and pictures,
 [`measured`](measured) every number.
@@ -157,7 +160,7 @@ def _outcomes(path):
       continue
     name, cell = re.fullmatch(r'(\w+)\[(.*)\]', case.get('name')).groups()
     bad = case.find('failure') is not None or case.find('error') is not None
-    if case.find('skipped') is not None:
+    if case.find('skipped') is not None or 'decoded' in name:  # no gradient
       continue
     if kind == 'test_memory_grid':
       *parts, memory = cell.split(' | ')

@@ -73,12 +73,22 @@ def test_ci_runs_the_command_of_the_readme():
   subprocess.run(['bash', '-n', ROOT / '.ci/run'], check=True)
 
 
+def anchors(page):
+  """Of the headings of a page, as GitHub makes them."""
+  titles = re.findall(r'^#+ (.*)$', page.read_text(), re.M)
+  kept = (re.sub(r'[^\w\- ]', '', title.lower()) for title in titles)
+  return {title.replace(' ', '-') for title in kept}
+
+
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
 def test_every_link_leads_somewhere(page):
-  links = re.findall(r'\]\(([^)#\s]+)', page.read_text())
-  inside = [link for link in links if '://' not in link]
-  missing = [link for link in inside if not (page.parent / link).exists()]
-  assert not missing
+  links = re.findall(r'\]\(([^)#\s]*)(?:#([^)\s]*))?', page.read_text())
+  for link, anchor in links:
+    if '://' in link:
+      continue
+    there = page.parent / link if link else page
+    assert there.exists(), link
+    assert not anchor or anchor in anchors(there), (link, anchor)
 
 
 def test_every_command_of_the_readme_is_accepted_as_it_stands():
@@ -240,4 +250,25 @@ def test_a_page_gives_back_what_passed_whole():
   position, pattern = ran[0][1:3]
   assert support_matrix.earlier(text) == {
     cell: True for cell in ran if cell[1:3] != (position, pattern)
+  }
+
+
+def test_a_page_counts_no_cell_that_was_only_decoded(tmp_path):
+  """Of a memory it says that every parameter has a gradient."""
+  cells = {
+    'any_memory_serves_any_position_and_pattern': ('rope', 'causal', 'tokens'),
+    'every_position_is_decoded_with_every_memory': ('t5', 'causal', 'tokens'),
+  }
+  cases = ''.join(
+    f'<testcase classname="tests.test_memory_grid" '
+    f'name="test_{name}[{" | ".join(cell)}]"/>'
+    for name, cell in cells.items()
+  )
+  suite = f'<testsuite timestamp="2026-01-31T00:00:00">{cases}</testsuite>'
+  path = tmp_path / 'suite.xml'
+  path.write_text(f'<testsuites>{suite}</testsuites>')
+  found, date = support_matrix.outcomes([path])
+  assert date == '2026-01-31' and found == {
+    ('remember', 'position', 'rope', 'tokens'): True,
+    ('remember', 'pattern', 'causal', 'tokens'): True,
   }

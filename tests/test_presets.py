@@ -20,7 +20,7 @@ from lctx.memory import (
   Tokens,
   XLCache,
 )
-from lctx.positions import NoPosition
+from lctx.positions import NoPosition, RelativeXL
 from lctx.positions.xl import LearnedRelative
 
 WT103, LM1B = (20_000, 40_000, 200_000), (60_000, 100_000, 640_000)
@@ -181,7 +181,7 @@ def test_published_models_have_their_memory_on_their_layers():
 @pytest.mark.parametrize(
   'model',
   [
-    presets.compressive(2, 16, 2, Compressive(8, 8)),
+    presets.remembering(2, 16, 2, Compressive(8, 8), position=RelativeXL()),
     presets.remembering(2, 16, 2, Tokens()),
     presets.remembering(2, 16, 2, Associative()),
     presets.remembering(2, 16, 2, Infini(), position=NoPosition()),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from test_equations import MEMORIES, SEGMENT, model_with
+from test_flops_of_memory import MEMORIES as OPERATIONS
 
 import lctx
 from lctx.checkpoint import Checkpoints, CheckpointStore
@@ -21,6 +22,7 @@ from lctx.memory import (
   OnLayers,
   Together,
   Tokens,
+  TransientGlobal,
   XLCache,
 )
 from lctx.optimizer.axes import is_names, sides
@@ -193,17 +195,21 @@ def kinds(memory):
       yield from kinds(value)
 
 
-def test_every_memory_there_is_stands_in_the_grid():
-  known = {
-    kind
-    for memory in (*grid.MEMORIES.values(), *grid.BESIDE.values())
-    for kind in kinds(memory)
-  }
+@pytest.mark.parametrize(
+  'table, elsewhere',
+  [
+    ({**grid.MEMORIES, **grid.BESIDE}, set()),
+    (EVERY, {TransientGlobal}),
+    (OPERATIONS, {TransientGlobal, Together, OnLayers}),
+  ],
+  ids=['grid', 'equations and laws', 'operations'],
+)
+def test_every_memory_there_is_stands_in_every_table(table, elsewhere):
+  known = {kind for memory in table.values() for kind in kinds(memory)}
   exported = {
     kind
     for name in lctx.memory.__all__
     if isinstance(kind := getattr(lctx.memory, name), type)
     and issubclass(kind, Memory)
   }
-  forms = {kind for kind in exported if kind.__name__.startswith('Projected')}
-  assert exported - forms - {Memory, Affine} <= known
+  assert exported - {Memory, Affine} == (known - {Memory}) | elsewhere
