@@ -2,10 +2,11 @@
 
 A model reads one segment and carries what it remembers. This page is the
 table of contents: train, evaluate and load a run; the config that makes one;
-the parts a config is made of.
+the parts of a config and of a model. Positions, patterns and memories, of which
+there are many, have a page each, and published models have `presets`.
 """
 
-from lctx import presets
+from lctx import memory, patterns, positions, presets
 from lctx.checkpoint import Checkpoints
 from lctx.config import Config
 from lctx.data import (
@@ -29,7 +30,10 @@ from lctx.generation.memory_file import save_memory
 from lctx.generation.reading import Remembered
 from lctx.generation.sampling import Sampling
 from lctx.loaded import Loaded, load, load_memory
-from lctx.models.parts import Compute
+from lctx.models.decoder import Decoder
+from lctx.models.heads import Heads
+from lctx.models.parts import Compute, Dropout, Stack
+from lctx.models.vocabulary import Embedding
 from lctx.optimizer import (
   Adafactor,
   Adam,
@@ -57,7 +61,11 @@ __all__ = [
   'Config',
   'Constant',
   'Cosine',
+  'Decoder',
+  'Dropout',
+  'Embedding',
   'Evaluation',
+  'Heads',
   'InverseSquareRoot',
   'JsonLines',
   'Lanes',
@@ -72,6 +80,7 @@ __all__ = [
   'Remembered',
   'Sampling',
   'SentencePiece',
+  'Stack',
   'Stdlib',
   'Text',
   'Tfds',
@@ -81,6 +90,9 @@ __all__ = [
   'evaluate',
   'load',
   'load_memory',
+  'memory',
+  'patterns',
+  'positions',
   'presets',
   'save_memory',
   'train',

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from lctx.data.store import Store
 from lctx.errors import UserError
 from lctx.evaluation.gain import Comparison, by_position, compare
 from lctx.evaluation.report import Result
-from lctx.evaluation.rows import Rows, by_document, by_lane
+from lctx.evaluation.rows import Rows, by_document, by_lane, by_stretch
 from lctx.evaluation.score import Evaluation, Scorer
 from lctx.evaluation.tally import CONDITIONS, Tally
 from lctx.evaluation.units import Units, units
@@ -27,6 +27,7 @@ class Counts:
   num_bytes: int = 0
   num_chars: int = 0
   num_words: int = 0
+  _ends: list[bytes] = dataclasses.field(default_factory=list, repr=False)
 
   def add(self, rows: Rows, nats: np.ndarray) -> None:
     if rows.opens:
@@ -138,16 +139,3 @@ def _of_stretches(comparison: Comparison, rows: int) -> Comparison:
   )
   notes = ' '.join(filter(None, (note, comparison.note)))
   return dataclasses.replace(comparison, note=notes)
-
-
-def by_stretch(
-  store: Store, rows: int, segment: int, limit: int | None
-) -> Iterator[Rows]:
-  """Lanes of a store of one document, each taken for a document."""
-  other = np.roll(np.arange(rows, dtype=np.int32), 1) if rows > 1 else None
-  first = None
-  for piece in by_lane(store, rows, segment, limit):
-    if first is None:
-      first = piece.distance[:, :1]
-    distance = np.maximum(piece.distance - first, 0)
-    yield dataclasses.replace(piece, distance=distance, other=other)

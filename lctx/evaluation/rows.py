@@ -2,7 +2,8 @@
 
 By document, memory begins empty at each, as it must to compare memories. By
 lane, the store is one stream cut in equal stretches, as published numbers are
-made. Both read lazily and give pieces of a bounded size.
+made. By stretch, each of these stands for a document. All read lazily and give
+pieces of a bounded size.
 """
 
 import dataclasses
@@ -62,7 +63,7 @@ def by_document(
   chosen = chosen.take(np.argsort(row_of, kind='stable'))
   stop = np.cumsum(size)
   lanes = _Lanes(stop - size, stop - 1)
-  other = np.roll(np.arange(rows, dtype=np.int32), 1) if rows > 1 else None
+  other = _others(rows)
   for first, n in _pieces(lanes.inputs.max(), segment):
     place = first + np.arange(n)[None]
     passes, again = np.divmod(place, lanes.inputs)
@@ -98,6 +99,23 @@ def by_lane(
       source=np.broadcast_to(np.arange(rows)[:, None], place.shape),
       opens=first == 0,
     )
+
+
+def by_stretch(
+  store: Store, rows: int, segment: int, limit_tokens: int | None = None
+) -> Iterator[Rows]:
+  """Lanes of a store of one document, each taken for a document."""
+  start = None
+  for piece in by_lane(store, rows, segment, limit_tokens):
+    if start is None:
+      start = piece.distance[:, :1]
+    distance = np.maximum(piece.distance - start, 0)
+    yield dataclasses.replace(piece, distance=distance, other=_others(rows))
+
+
+def _others(rows: int) -> np.ndarray | None:
+  """For each row, the one before it, which lends its memory."""
+  return np.roll(np.arange(rows, dtype=np.int32), 1) if rows > 1 else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from lctx.positions.base import Score, Sizes
 from lctx.types import Coords
 
 
-class Remembered(NamedTuple):
+class OfMemory(NamedTuple):
   """What a layer hands to its memory."""
 
   param: Callable  # for its parameters in this layer
@@ -47,7 +47,7 @@ class Attention(nn.Module):
     carry: LayerCarry,
     scores: tuple[Score, ...],
     norm: Callable,
-    remembered: Remembered,
+    of_memory: OfMemory,
   ):
     """y, the segment so far, memory's carry, and the layer as memory sees it.
 
@@ -72,10 +72,10 @@ class Attention(nn.Module):
       project=to_kv,
       queries=to_q,
       kernel=self.kernel,
-      shared=remembered.shared,
+      shared=of_memory.shared,
       sizes=sizes,
     )
-    given = remembered.param, carry.memory
+    given = of_memory.param, carry.memory
     sources = self.memory.sources(*given, near, layer)
     y_BTNH = jnp.zeros_like(q_BTNH)
     if sources and at.length:

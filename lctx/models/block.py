@@ -11,7 +11,7 @@ from lctx.layers.ffn import Feed
 from lctx.layers.parameters import Owner, declare, within
 from lctx.memory.base import Memory
 from lctx.memory.held import where
-from lctx.models.attention import Attention, Remembered
+from lctx.models.attention import Attention, OfMemory
 from lctx.models.carry import LayerCarry
 from lctx.models.heads import Heads
 from lctx.models.parts import Dropout, Stack
@@ -81,8 +81,8 @@ class Block(nn.Module):
     feed = Feed(stack.ffn, stack.ffn_width_of(x.shape[-1]), hidden, name='ffn')
     drop = nn.Dropout(hidden, deterministic=not self.has_rng('dropout'))
     before = norm_0 if stack.pre_norm else _same
-    remembered = Remembered(owned, shared.memory)
-    y, segment, memory, layer = attend(x, at, carry, scores, before, remembered)
+    of_memory = OfMemory(owned, shared.memory)
+    y, segment, memory, layer = attend(x, at, carry, scores, before, of_memory)
     if stack.pre_norm:
       x = gate_0(x, drop(y))
       x = gate_1(x, feed(norm_1(x)))

@@ -9,7 +9,8 @@ import tiny
 
 from lctx.data import ByBytes, Bytes, Text, Words, open_store
 from lctx.errors import UserError
-from lctx.evaluation.measure import by_stretch, measure, perplexity
+from lctx.evaluation.measure import measure, perplexity
+from lctx.evaluation.rows import by_stretch
 from lctx.evaluation.score import Evaluation, Scorer
 
 DOCUMENTS = ['Caf\u00e9 au lait. ' * 3, 'one two', 'a\n', 'the long end ' * 6]
