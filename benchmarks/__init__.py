@@ -6,8 +6,8 @@ Each is `python -m benchmarks.NAME`, and says in its first lines what it asks:
   (each memory), `attention` (each kernel), `portable_memory` (a memory file
   against reading again);
 - quality: `learning` (how far each memory recalls), `books` (does it help on
-  text), `lengths` (longer Transformer-XL memories), `evaluation` (memory against
-  windows read anew, by quality and speed), `twins` (two trained models);
+  text), `lengths` (longer Transformer-XL memories), `evaluation` (memory
+  against windows read anew, by quality and speed), `twins` (two models);
 - others: `huggingface` (in PyTorch, in the same run), `gpu_attention` and
   `gpu_enwik8` (on a GPU).
 

@@ -187,6 +187,11 @@ REFUSED = {
     {'model__memory': 'statecell', 'model__heads__norm': 'rmsnorm'},
     ['model.heads.norm', 'model.memory = statecell', 'Use one of the two'],
   ),
+  'keys ahead of as many keys back for every query': (
+    {'model__memory': 'xlcache', 'model__memory__same_length': 'true'}
+    | {'model__pattern': 'everything'},
+    ['model.memory.same_length', 'looks ahead', 'Turn same_length off'],
+  ),
   'more at once than a memory holds': (
     {'model__memory': 'compressive', 'model__memory__compressed': '1'},
     ['data.segment = 8', 'model.memory.compressed = 1'],

@@ -103,6 +103,12 @@ class GatedDelta(Affine):
       return read_BTNH, carry
     return self.gate(within(param, 'gate'), y, read_BTNH), carry
 
+  def write(self, param, carry, segment, layer):
+    """What stands around the text was read too, but a document counts text."""
+    held, before = carry
+    held = held.replace(at=place(segment.text.at, held.at))
+    return (held, before), jnp.zeros((), jnp.float32)
+
   def summarise(self, param, text, before, layer):
     """Of the tokens alone, and of the few before them that are convolved."""
     _, convolved = before

@@ -183,7 +183,8 @@ def last_read(carry: Carry) -> tuple[Array, Array] | None:
   found = jax.tree.leaves(carry, is_leaf=lambda x: isinstance(x, Held))
   for held in found:
     if held.at.length:
-      return held.at.document[:, -1], held.at.offset[:, -1]
+      last = place(held.at)
+      return last.document[:, 0], last.offset[:, 0]
   return None
 
 

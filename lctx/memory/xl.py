@@ -40,6 +40,14 @@ class XLCache(Memory):
         'same_length off.'
       )
 
+  def check(self, sizes, pattern, heads):
+    if self.same_length and pattern.reach.after != 0:
+      raise ValueError(
+        f'model.pattern = {pattern} looks ahead, but model.memory.same_length '
+        '= true lets every query see as many keys back, and none ahead. Turn '
+        'same_length off, or use model.pattern=causal.'
+      )
+
   def patterns(self, pattern):
     return (pattern & Window(self.length - 1) if self.same_length else pattern,)
 

@@ -119,7 +119,7 @@ class Recurrent(nn.Module):
       return self.layers_of(x, at, carry, scores, sizes)
     start, stop = around.before, around.before + at.length
     last = place(at)
-    first = self._first(carry, sizes)
+    first = self._first(carry, sizes, last.document >= 0)
     parts = first, (x, at), self._last(carry, last, stop, sizes)
     x = jnp.concatenate([x for x, _ in parts if x is not None], axis=1)
     at = functools.reduce(join, (at for _, at in parts if at is not None))
@@ -127,14 +127,14 @@ class Recurrent(nn.Module):
     carry = self._kept(carry, x[:, stop:], last)
     return x[:, start:stop], carry, penalty
 
-  def _first(self, carry, sizes):
-    """States and coordinates of what stands before the text."""
+  def _first(self, carry, sizes, begins_B1):
+    """States and coordinates of what stands before the text that begins."""
     around = self.memory.around
     if not around.before:
       return None, None
     held = first_layer(carry.around)
     x, document_BT = self.around(around.first, held, sizes)
-    at = segment_coords(document_BT)
+    at = segment_coords(jnp.where(begins_B1, document_BT, EMPTY))
     if (last := last_read(held)) is not None:
       at = at.replace(offset=jnp.zeros_like(at.offset) + last[1][:, None])
     return x.astype(sizes.dtype), at
@@ -189,11 +189,9 @@ class Recurrent(nn.Module):
 
   def _begun(self, carry, rows_B, scores, sizes):
     """With what stands before the text, in new segments of these rows."""
-    x, at = self._first(carry, sizes)
+    x, at = self._first(carry, sizes, rows_B[:, None])
     if x is None:
       return carry
-    document_BT = jnp.where(rows_B[:, None], at.document, EMPTY)
-    at = at.replace(document=document_BT)
     return self.layers_of(x, at, carry, scores, sizes)[1]
 
   def counted(self, at: Coords, carry: ModelCarry) -> Coords:

@@ -54,6 +54,8 @@ def scan_segments(
   def one_run(carry, segments):
     return jax.lax.scan(step, carry, segments)
 
+  if run == count:
+    return _detached(one_run)(carry, segments)
   runs = jax.tree.map(
     lambda x: x.reshape(count // run, run, *x.shape[1:]), segments
   )

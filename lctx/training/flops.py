@@ -44,8 +44,9 @@ PEAK = {
 class Flops:
   """Operations per token of a forward pass, by what they are for.
 
-  `reprojection`, of remembered states to keys and values, is work that a
-  cache of keys and values would not do: it is no part of the model's.
+  `reprojection`, of remembered states to keys and values, is work where hidden
+  states are carried, which a cache of keys and values does not do (carrier =
+  projected): it is no part of the model's.
   """
 
   projections: float

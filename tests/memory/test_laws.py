@@ -14,30 +14,50 @@ from test_flops_of_memory import MEMORIES as OPERATIONS
 import lctx
 from lctx.checkpoint import Checkpoints, CheckpointStore
 from lctx.generation import reading
+from lctx.generation.reading import begin
 from lctx.memory import (
   Affine,
+  Associative,
+  Compressive,
+  DenseRetrieval,
+  GatedDelta,
   HeadGate,
   Infini,
+  Melodi,
   Memory,
   OnLayers,
+  Retrieval,
+  SinkCache,
   Together,
   Tokens,
   TransientGlobal,
   XLCache,
 )
+from lctx.memory.held import last_read
+from lctx.models.carry import first_layer
 from lctx.optimizer.axes import is_names, sides
+from lctx.positions import Learned
 from lctx.sharding import rules
+from lctx.types import EMPTY
 
 ROWS, COUNT = 3, 3
 LENGTH = SEGMENT * COUNT
 MORE = {
   'xl': XLCache(7),
-  'together': Together(XLCache(5), Infini()),
+  'delta and tokens': Together(GatedDelta(3, gate=HeadGate()), Tokens(2)),
   'xl and tokens': Together(XLCache(5), Tokens(2)),
   'on layers': OnLayers((1,), Infini(gate=HeadGate(start=1.0)), XLCache(5)),
 }
 EVERY = {name: memory for name, (memory, _) in MEMORIES.items()} | MORE
 KEPT = [name for name in EVERY if name != 'none']
+
+
+def kinds(memory):
+  """The memory's class, and those of what it is made of."""
+  yield type(memory)
+  for field in dataclasses.fields(memory):
+    if isinstance(value := getattr(memory, field.name), Memory):
+      yield from kinds(value)
 
 
 def begun(name):
@@ -136,6 +156,56 @@ def test_rows_that_go_on_token_by_token_read_what_segments_do(name, close):
     close(got[row], -want, 1e-4)
 
 
+@pytest.mark.parametrize(
+  'memory',
+  [
+    MORE['delta and tokens'],
+    MORE['xl and tokens'],
+    Together(GatedDelta(gate=HeadGate()), Melodi(SEGMENT, 2)),
+    OnLayers((1,), Associative(2, 4, 2), GatedDelta()),
+  ],
+  ids=str,
+)
+def test_a_document_counts_its_text_and_nothing_around_it(memory, close):
+  """So that as many positions as it has tokens are enough."""
+  model = model_with(memory)
+  model = dataclasses.replace(model, position=Learned(LENGTH))
+  params, ids = tiny.large_params(model), tiny.some_ids(1, LENGTH)
+  hidden, _ = tiny.loop(model, params, ids, [SEGMENT] * COUNT)
+  logp = tiny.log_probs(model, params, hidden)[:, :-1]
+  want = -np.take_along_axis(logp, ids[:, 1:, None], axis=-1)[..., 0]
+  close(tiny.decoded(*begin(model, params, 1, SEGMENT), ids), want, 1e-4)
+
+
+# A queue moves on all the same.
+IN_A_QUEUE = XLCache, SinkCache, Compressive, Retrieval, DenseRetrieval
+WHOLE = [n for n in KEPT if not {*kinds(EVERY[n])} & {*IN_A_QUEUE}]
+
+
+@pytest.mark.parametrize('name', WHOLE)
+def test_a_row_may_pause_in_a_document(name, close):
+  """Segments without text change nothing, nor does the end of one."""
+  model = model_with(EVERY[name])
+  params, ids = tiny.large_params(model), tiny.some_ids(2, 4 * SEGMENT)
+  document = jnp.zeros_like(ids).at[0, SEGMENT : 2 * SEGMENT].set(EMPTY)
+  document = document.at[1, 2 * SEGMENT :].set(EMPTY)
+  hidden, _ = tiny.loop(model, params, ids, [SEGMENT] * 4, document)
+  turns = [*range(SEGMENT), *range(2 * SEGMENT, 4 * SEGMENT)]
+  alone = ids[:1, jnp.array(turns)]
+  want, _ = tiny.loop(model, params, alone, [SEGMENT] * 3)
+  close(hidden[:1, jnp.array(turns)], want, 1e-6)
+
+
+@pytest.mark.parametrize('name', ['infini', 'gated delta', 'xl', 'sinks'])
+def test_a_document_is_counted_over_empty_slots(name):
+  model = model_with(EVERY[name])
+  params, ids = tiny.large_params(model), tiny.some_ids(1, SEGMENT)
+  document = jnp.zeros_like(ids).at[0, SEGMENT - 2 :].set(EMPTY)
+  _, carry = tiny.loop(model, params, ids, [SEGMENT], document)
+  last = last_read(first_layer(carry.layers[0].memory))
+  assert [int(x[0]) for x in last] == [0, SEGMENT - 3]
+
+
 def test_a_carry_that_does_not_fit_is_refused_by_name():
   model, params, ids, carry = begun('infini')
   with pytest.raises(ValueError, match=r'carry\.layers\.0\.memory\.states\.0'):
@@ -185,14 +255,6 @@ def test_what_is_compressed_is_of_one_document(name, close):
   )
   close(first[0, 8:], then[0, 8:], 1e-6)
   close(first[1, 10:], then[1, 10:], 1e-6)
-
-
-def kinds(memory):
-  """The memory's class, and those of what it is made of."""
-  yield type(memory)
-  for field in dataclasses.fields(memory):
-    if isinstance(value := getattr(memory, field.name), Memory):
-      yield from kinds(value)
 
 
 @pytest.mark.parametrize(
