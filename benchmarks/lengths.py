@@ -67,8 +67,7 @@ def held_out(text: str) -> np.ndarray:
 
 def blocks_of(loaded: lctx.Loaded, length: int, ids: np.ndarray) -> list[float]:
   """Bits per byte of every block but the first of each text."""
-  memory = dataclasses.replace(loaded.model.memory, length=length)
-  model = dataclasses.replace(loaded.model, memory=memory)
+  model = lctx.Evaluation(memory=length).model(loaded.model)
   (bits,) = read(model, loaded.params, ids, SEGMENT, [])
   blocks = bits.reshape(TEXTS, -1, BLOCK * SEGMENT).mean(axis=2)
   return [round(float(x), 5) for x in blocks[:, 1:].ravel()]
