@@ -253,11 +253,11 @@ def test_a_page_gives_back_what_passed_whole():
   }
 
 
-def test_a_page_counts_no_cell_that_was_only_decoded(tmp_path):
+def test_a_page_counts_no_cell_that_was_only_read(tmp_path):
   """Of a memory it says that every parameter has a gradient."""
   cells = {
     'any_memory_serves_any_position_and_pattern': ('rope', 'causal', 'tokens'),
-    'every_position_is_decoded_with_every_memory': ('t5', 'causal', 'tokens'),
+    'every_position_is_read_with_every_memory': ('t5', 'causal', 'tokens'),
   }
   cases = ''.join(
     f'<testcase classname="tests.test_memory_grid" '

@@ -20,7 +20,7 @@ from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.memory import Layer, TransientGlobal
 from lctx.memory.transient_global import blocks_of
-from lctx.models.attention import Attention, Remembered
+from lctx.models.attention import Attention, OfMemory
 from lctx.models.carry import LayerCarry
 from lctx.models.heads import AdaptiveScores, Heads
 from lctx.models.parts import Compute
@@ -96,13 +96,13 @@ def test_attention_is_the_published_codes(path, close):
     'out': file['o.weight'].T.reshape(heads, width, -1),
   }
   scale = file['global_input_layer_norm.weight']
-  remembered = Remembered(lambda *_: scale, far)
+  of_memory = OfMemory(lambda *_: scale, far)
   at = segment_coords(jnp.where(held, 0, -1))
 
   @tiny.quick_jit
   def attended(params, x):
     given = {'params': params}
-    args = x, at, LayerCarry(()), (near,), lambda x: x, remembered
+    args = x, at, LayerCarry(()), (near,), lambda x: x, of_memory
     return layer.apply(given, *args)[0]
 
   y = attended(params, x)

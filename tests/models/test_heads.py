@@ -13,7 +13,7 @@ from lctx.kernels.dense import Dense
 from lctx.layers.norm import RMSNorm
 from lctx.memory.held import Held
 from lctx.memory.xl import XLCache
-from lctx.models.attention import Attention, Remembered
+from lctx.models.attention import Attention, OfMemory
 from lctx.models.carry import LayerCarry
 from lctx.models.heads import (
   AdaptiveQueries,
@@ -265,8 +265,8 @@ def test_a_layer_with_everything_is_its_equations(adaptive, close):
   carry = Held(memory, segment_coords(jnp.array(OF_MEMORY), start=-M))
   own = heads.scores(lambda name, *_: OWN[name], sizes)
   scores = Alibi().score(None, None, sizes), *own
-  remembered = Remembered(None, None)
-  args = x, at, LayerCarry(carry), scores, lambda x: x, remembered
+  of_memory = OfMemory(None, None)
+  args = x, at, LayerCarry(carry), scores, lambda x: x, of_memory
 
   @tiny.quick_jit
   def apply(params):
