@@ -41,23 +41,7 @@ from absl import flags
 import lctx
 from benchmarks import books_report, timing
 from benchmarks.memories import Size, memories, model_with
-from lctx.memory import (
-  Associative,
-  Compressive,
-  DenseRetrieval,
-  GatedDelta,
-  GatedLinear,
-  Infini,
-  Melodi,
-  Memory,
-  OnLayers,
-  Retrieval,
-  SinkCache,
-  StateCell,
-  Together,
-  Tokens,
-  XLCache,
-)
+from lctx.memory import Compressive, Memory
 from lctx.models.decoder import Decoder
 from lctx.models.parts import Dropout
 from lctx.training import flops
@@ -69,10 +53,6 @@ WINDOWS = 2, 4, 8  # segments
 TRAINED = 4  # segments that gradients flow through
 READ = books_report.PLACES[-1]  # segments of each book
 BEYOND = books_report.DISTANCES
-MADE_ANEW = (  # what attention sees of these is not the text as it was
-  *(Tokens, Associative, StateCell, Infini, GatedDelta, GatedLinear),
-  *(Retrieval, DenseRetrieval, Melodi),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,21 +95,10 @@ def ways(reach: int) -> tuple[Way, ...]:
 
 
 def reach(memory: Memory, segment: int) -> int:
-  """Segments before its own that attention looks at, as they were.
-
-  Raises ValueError for a memory that is not told of here.
-  """
-  if isinstance(memory, (XLCache, SinkCache)):
-    return memory.length // segment
+  """Segments before its own that attention looks at, as they were."""
   if isinstance(memory, Compressive):
-    return memory.recent // segment
-  if isinstance(memory, Together):
-    return max(reach(m, segment) for m in (memory.first, memory.second))
-  if isinstance(memory, OnLayers):
-    return max(reach(m, segment) for m in (memory.memory, memory.others))
-  if not isinstance(memory, MADE_ANEW) and type(memory) is not Memory:
-    raise ValueError(f'benchmarks.books knows no reach of {memory}')
-  return 0
+    return memory.recent // segment  # behind that, states stand for several
+  return memory.length // segment
 
 
 def models(size: Size) -> list[str]:

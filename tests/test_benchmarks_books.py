@@ -12,7 +12,7 @@ import lctx
 from benchmarks import books, books_report, timing
 from benchmarks.books import Way, read, ways
 from benchmarks.memories import Size, memories
-from lctx.memory import Memory, SinkCache, Together, Tokens, XLCache
+from lctx.memory import SinkCache, Together, Tokens, XLCache
 
 SEGMENT, SEGMENTS, FIRST = 4, 18, 6
 SIZE = Size(1, 32, 32, SEGMENT, 2 * SEGMENT, 8 * SEGMENT, tokens=128)
@@ -189,7 +189,7 @@ def test_the_tables_have_every_model_and_the_picture_every_memory(tmp_path):
     assert (tmp_path / name).stat().st_size > 10_000
 
 
-def test_by_place_every_window_is_whole(tmp_path):
+def test_by_place_every_window_is_whole():
   """One that gets better along each window is as good at every place."""
   for size in (books.SMALL, books.LARGE):
     edges = {books.first_of(size), *books_report.PLACES}
@@ -206,14 +206,6 @@ def test_by_place_every_window_is_whole(tmp_path):
     for line in books_report.by_place(memory, [memory, twin]).values()
   }
   assert gains == pytest.approx((0.2, 0.2, 0.2, 0.2, 0.2, 0.5))
-
-
-def test_a_memory_nobody_told_of_has_no_reach():
-  class Unknown(Memory):
-    pass
-
-  with pytest.raises(ValueError, match='knows no reach of '):
-    books.reach(Together(XLCache(4), Unknown()), SEGMENT)
 
 
 def shelf(folder):

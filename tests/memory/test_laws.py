@@ -184,7 +184,7 @@ WHOLE = [n for n in KEPT if not {*kinds(EVERY[n])} & {*IN_A_QUEUE}]
 
 @pytest.mark.parametrize('name', WHOLE)
 def test_a_row_may_pause_in_a_document(name, close):
-  """Segments without text change nothing, nor does the end of one."""
+  """A segment without text changes nothing."""
   model = model_with(EVERY[name])
   params, ids = tiny.large_params(model), tiny.some_ids(2, 4 * SEGMENT)
   document = jnp.zeros_like(ids).at[0, SEGMENT : 2 * SEGMENT].set(EMPTY)
