@@ -102,6 +102,7 @@ KINDS = (
   'learned relative',
   'rope',
 )
+NO_TERMS = 'none', 'learned', 'sinusoidal'
 READ = (*KINDS, 'learned', 'sinusoidal', 'xl, clamped', 'rope, dynamic ntk')
 PATTERNS = {
   'causal': Causal(),
@@ -189,6 +190,10 @@ def empty_memory(position: str, pattern: str, memory: str) -> str | None:
     return 'that memory looks back alone'
   if memory in WHOLE and pattern not in ('causal', 'bidirectional'):
     return 'that memory says itself what of a segment is seen'
+  if memory == 'gated delta' and (
+    pattern != 'causal' or position not in NO_TERMS
+  ):
+    return 'that memory is in place of attention'
   if 'retrieval' in memory and PATTERNS[pattern].stride:
     return 'that memory looks up keys in the gaps'
   return None

@@ -109,8 +109,6 @@ def remember(cell, close):
   if cell[2] == 'melodi':  # nothing reads the summary of the last layer
     last = re.compile(r'layers/memory_summary_\w+ 1')
     unused = {name for name in unused if not last.fullmatch(name)}
-  if cell[2] == 'gated delta':  # its heads see no token, so no position counts
-    unused = {name for name in unused if not name.startswith('once/')}
   assert not unused
 
 

@@ -140,10 +140,10 @@ def test_the_form_for_inference_says_the_same(name, close):
 
 @pytest.mark.parametrize('name', EVERY)
 def test_rows_that_go_on_token_by_token_read_what_segments_do(name, close):
-  """Behind prompts of two lengths, so that segments close at other times."""
+  """Behind prompts of all lengths, so that segments close at other times."""
   model = model_with(EVERY[name])
-  params, starts, count = tiny.large_params(model), (5, 2), 4
-  ids = tiny.some_ids(2, count * SEGMENT)
+  params, starts, count = tiny.large_params(model), (5, 2, 4), 4
+  ids = tiny.some_ids(ROWS, count * SEGMENT)
   hidden, _ = tiny.loop(model, params, ids, [SEGMENT] * count)
   logp = tiny.log_probs(model, params, hidden)
   prompts = [np.asarray(row)[:n] for row, n in zip(ids, starts)]
