@@ -85,7 +85,7 @@ def begin(
   reader = Reader(fast, params, _scores(fast, params, segment))
   if after is not None:
     return reader, after.rows(num_rows)
-  return reader, _unread(reader, num_rows, segment)
+  return reader, unread(reader, num_rows, segment)
 
 
 def read(
@@ -234,7 +234,8 @@ def advance(reader: Reader, carry: Carry, tokens_BT: Array, at: Coords):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _unread(reader: Reader, num_rows: int, segment: int) -> State:
+def unread(reader: Reader, num_rows: int, segment: int) -> State:
+  """Of rows that have read nothing yet."""
   model, embed = reader.model, reader.model.embed
   return State(
     carry=model.open(reader.params, num_rows, segment, reader.scores),

@@ -21,12 +21,12 @@ from lctx.training.state import State
 from lctx.training.step import Training, make_step
 from lctx.types import Batch, segment_coords
 
-VALUES, SEGMENT, ROWS = 16, 8, 128
+VALUES, SEGMENT, ROWS = 16, 8, 64
 NAME, ASK = VALUES, VALUES + 1
-OPTIMISED = {'xla_backend_optimization_level': 3}  # it runs many times
+OPTIMISED = {'xla_backend_optimization_level': 1}
 CHANCE = 1 / VALUES
 CACHE, WRITTEN = XLCache(SEGMENT), Tokens(2)
-STEPS = {CACHE: 500, WRITTEN: 250, Memory(): 250}  # a cache learns last
+STEPS = {CACHE: 800, WRITTEN: 250, Memory(): 250}  # a cache learns last
 
 
 def texts(rows, seed):
