@@ -14,6 +14,7 @@ of these is given to the program of plain RoPE.
 """
 
 import dataclasses
+import functools
 import re
 
 import grid
@@ -48,6 +49,11 @@ def model_of(position, pattern, memory):
   )
 
 
+@functools.partial(tiny.quick_jit, static_argnums=0)
+def scored(model, params):
+  return model.scores(params, grid.SEGMENT)
+
+
 def shared(cell):
   """A model that has the program of the cell's, its parameters, and scores.
 
@@ -58,7 +64,7 @@ def shared(cell):
     return model, tiny.large_params(model), None
   plain = model_of('rope', *cell[1:])
   params = tiny.large_params(plain)
-  return plain, params, model.scores(params, grid.SEGMENT)
+  return plain, params, scored(model, params)
 
 
 def losses(model, params, scores, ids, document):
@@ -89,8 +95,7 @@ taught = tiny.quick_jit(
 def by_token(model, params, scores, ids):
   """Nats of every token, read one at a time as generation does."""
   model = model.for_inference().for_decoding()
-  if scores is None:
-    scores = model.scores(params, grid.SEGMENT)
+  scores = scored(model, params) if scores is None else scores
   reader = Reader(model, params, scores)
   return tiny.decoded(reader, unread(reader, 1, grid.SEGMENT), ids[:1])
 
