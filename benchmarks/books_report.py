@@ -179,6 +179,7 @@ def pictured(every: list[dict], path: str) -> None:
     title='What text beyond a distance is worth: its own book in memory, '
     "against another's and none",
     label='segments beyond what attention reaches',
+    straight=1e-3,
   )
   _panels(
     *(found, [by_place(x, every) for x in found], PLACES[1:], str(place)),
@@ -195,8 +196,12 @@ def _panels(
   *,
   title: str,
   label: str,
+  straight: float | None = None,
 ) -> None:
-  """A panel a model; the first gain of each line is of all, and no point."""
+  """A panel a model; the first gain of each line is of all, and no point.
+
+  Gains above `straight`, if that is given, stand on a scale of their logs.
+  """
   matplotlib.use('Agg')
   columns = min(4, len(models))
   rows = -(-len(models) // columns)
@@ -224,7 +229,8 @@ def _panels(
     panel.set_title(f'{model["model"]}, seed {model["seed"]}', fontsize=9)
     panel.set_xscale('log', base=2)
     panel.set_xticks(at, map(str, at))
-    panel.set_yscale('symlog', linthresh=1e-3)
+    if straight is not None:
+      panel.set_yscale('symlog', linthresh=straight)
   axes.flat[0].legend(fontsize=7)
   figure.suptitle(title)
   figure.supxlabel(label)

@@ -31,7 +31,7 @@ Written by `tests/support_matrix.py` of a run of the grid and of what is in
 The suite runs a cover in which any two entries meet whose terms of logits
 differ in more than numbers, so not every stretch of RoPE. With every memory it
 has every position and every pattern (XL's cache is that of whole models); two
-memories in one model have kinds of positions.
+memories in one model take kinds of positions in turn.
 
 {passed:,} cells passed, {failed:,} failed, {left:,} were not run. The last run
 was of {date}: {where}.

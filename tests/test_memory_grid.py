@@ -7,7 +7,8 @@ losses. Patterns that look ahead have no decoding: a token would see what is not
 there yet.
 
 The suite has every memory with every pattern and with every position; two
-memories in one model meet kinds of positions. `pytest -m grid` has all of all.
+memories in one model take kinds of positions in turn. `pytest -m grid` has all
+pairs of them too.
 
 RoPE's stretches differ in the angles of their scores, so what their models make
 of these is given to the program of plain RoPE.
@@ -15,6 +16,7 @@ of these is given to the program of plain RoPE.
 
 import dataclasses
 import functools
+import itertools
 import re
 
 import grid
@@ -133,9 +135,10 @@ def of_suite():
   """
   positions = [*KINDS, *(x for x in grid.POSITIONS if x not in KINDS)]
   alone = [name for name in OTHERS if not is_two(name)]
+  turns = zip(KINDS, itertools.cycle(filter(is_two, OTHERS)))
   return [
     *grid.with_memory(grid.memory_cells(positions, memories=alone)),
-    *grid.memory_cells(KINDS, ['causal'], filter(is_two, OTHERS)),
+    *((position, 'causal', memory) for position, memory in turns),
     *grid.memory_cells(UNREAD, ['causal'], ['xl']),
   ]
 
