@@ -61,10 +61,10 @@ def pytest_collection_modifyitems(config, items):
 def programs_go_when_they_are_many():
   """Each maps memory, and Linux grants a process 65,530 mappings.
 
-  To count them takes longer than many a test: it is done after every 30th.
+  To count them takes longer than many a test: it is done after every tenth.
   """
   yield
-  if next(TESTS) % 30:
+  if next(TESTS) % 10:
     return
   if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b'\n') > 40_000:
     jax.clear_caches()
