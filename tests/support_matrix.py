@@ -143,12 +143,19 @@ def earlier(text: str) -> dict[tuple[str, ...], bool]:
 
 
 def _pairs(line, law, others) -> dict:
-  """Of a line that tells of a memory: what passed."""
+  """Of a line that tells of a memory: what passed, and can still be."""
   memory, *entries = line.strip('| ').split(' | ')
   if memory not in grid.MEMORIES:
     return {}
-  told = zip(others, entries, strict=True)
-  return {(*law, other, memory): True for other, sign in told if sign == '+'}
+  passed = [x for x, sign in zip(others, entries, strict=True) if sign == '+']
+  able = [x for x in passed if not _reason(law[1], x, memory)]
+  return {(*law, other, memory): True for other in able}
+
+
+def _reason(axis, name, memory) -> str | None:
+  """Why a position or a pattern never meets a memory, or None."""
+  parts = {'position': 'none', 'pattern': 'causal', axis: name}
+  return grid.empty_memory(*parts.values(), memory)
 
 
 def _outcomes(path):
@@ -179,8 +186,7 @@ def remembered(axis: str, letters: dict, found: dict) -> str:
   for memory in grid.MEMORIES:
     entries = []
     for name in AXES[axis]:
-      parts = {'position': 'none', 'pattern': 'causal', axis: name}
-      reason = grid.empty_memory(*parts.values(), memory)
+      reason = _reason(axis, name, memory)
       sign = SIGNS[found.get(('remember', axis, name, memory))]
       entries.append(letters[reason] if reason else sign)
     lines.append(f'| {memory} | ' + ' | '.join(entries) + ' |')
@@ -231,9 +237,10 @@ def page(found: dict, date: str, where: str) -> str:
       letters.setdefault(reason, chr(ord('a') + len(letters)))
 
   for memory in grid.MEMORIES:
-    for pattern in grid.PATTERNS:
-      if reason := grid.empty_memory('none', pattern, memory):
-        letters.setdefault(reason, chr(ord('a') + len(letters)))
+    for axis, names in AXES.items():
+      for name in names:
+        if reason := _reason(axis, name, memory):
+          letters.setdefault(reason, chr(ord('a') + len(letters)))
 
   def attends(kernel):
     def state(*parts):

@@ -253,6 +253,20 @@ def test_a_page_gives_back_what_passed_whole():
   }
 
 
+def test_a_page_forgets_pairs_that_cannot_be_any_more():
+  """Gated delta has been in place of attention ever since."""
+  found = {
+    ('remember', 'pattern', 'causal', 'gated delta'): True,
+    ('remember', 'position', 'rope', 'tokens'): True,
+  }
+  text = support_matrix.page(found, 'today', 'here')
+  lines = text.split('## Memory by pattern')
+  row = re.search(r'\n\| gated delta \|.*', lines[1]).group()
+  lines[1] = lines[1].replace(row, re.sub(r'\| \w ', '| + ', row))
+  assert '| + | + |' in lines[1]
+  assert support_matrix.earlier('## Memory by pattern'.join(lines)) == found
+
+
 def test_a_page_tells_both_pairs_of_a_cell_with_memory(tmp_path):
   cells = {
     ('rope', 'causal', 'tokens'): '',
