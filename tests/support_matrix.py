@@ -65,7 +65,8 @@ REMEMBER = """
 Every memory with every {axis}, in models that differ in their {other}. Read by
 segments every parameter has a gradient, through all segments; a document that
 begins inside a segment gives what it gives alone; and token by token, as
-generation reads, the losses are the same.
+generation reads, the losses are the same. With all memories but XL's cache,
+stretches of RoPE are read by the program of plain RoPE, given their scores.
 
 """
 HELPS = """

@@ -254,7 +254,7 @@ def test_a_page_gives_back_what_passed_whole():
 
 
 def test_a_page_forgets_pairs_that_cannot_be_any_more():
-  """Gated delta has been in place of attention ever since."""
+  """As those of gated delta, which was run with every pattern once."""
   found = {
     ('remember', 'pattern', 'causal', 'gated delta'): True,
     ('remember', 'position', 'rope', 'tokens'): True,

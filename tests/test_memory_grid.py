@@ -11,7 +11,8 @@ memories in one model take kinds of positions in turn. `pytest -m grid` has all
 pairs of them too.
 
 RoPE's stretches differ in the angles of their scores, so what their models make
-of these is given to the program of plain RoPE.
+of these is given to the program of plain RoPE. With XL's cache each has its own
+program, which makes them.
 """
 
 import dataclasses
@@ -62,7 +63,8 @@ def shared(cell):
   The scores are the cell's where the model makes others, else None.
   """
   model = model_of(*cell)
-  if not isinstance(model.position, Rope) or cell[0] == 'rope':
+  stretched = isinstance(model.position, Rope) and cell[0] != 'rope'
+  if not stretched or cell[2] == 'xl':
     return model, tiny.large_params(model), None
   plain = model_of('rope', *cell[1:])
   params = tiny.large_params(plain)

@@ -139,7 +139,7 @@ def test_the_form_for_inference_says_the_same(name, close):
 
 @pytest.mark.parametrize('name', EVERY)
 def test_rows_that_go_on_token_by_token_read_what_segments_do(name, close):
-  """Behind prompts of all lengths, so that segments close at other times."""
+  """Behind prompts of three lengths, so that segments close at other times."""
   model = model_with(EVERY[name])
   params, starts, count = tiny.large_params(model), (5, 2, 4), 4
   ids = tiny.some_ids(ROWS, count * SEGMENT)
