@@ -12,7 +12,8 @@ pairs of them too.
 
 RoPE's stretches differ in the angles of their scores, so what their models make
 of these is given to the program of plain RoPE. With XL's cache each has its own
-program, which makes them.
+program, which makes them. Sinusoids are given to the program of learned
+positions as its table.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ import tiny
 from lctx.generation.reading import Reader, unread
 from lctx.memory import OnLayers, Together
 from lctx.models.segments import scan_segments, split
-from lctx.positions import Rope
+from lctx.positions import Rope, Sinusoidal
 from lctx.types import EMPTY, segment_coords
 
 ROWS, BEGINS = 2, 7
@@ -63,6 +64,13 @@ def shared(cell):
   The scores are the cell's where the model makes others, else None.
   """
   model = model_of(*cell)
+  if isinstance(model.position, Sinusoidal):
+    learned = model_of('learned', *cell[1:])
+    params = tiny.large_params(learned)
+    at = segment_coords(jnp.zeros((1, grid.LENGTH), jnp.int32))
+    nothing = jnp.zeros_like(params['placed']['table'])[None]
+    table = model.position.embed(None, nothing, at)[0]
+    return learned, {**params, 'placed': {'table': table}}, None
   stretched = isinstance(model.position, Rope) and cell[0] != 'rope'
   if not stretched or cell[2] == 'xl':
     return model, tiny.large_params(model), None

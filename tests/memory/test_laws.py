@@ -185,24 +185,23 @@ WHOLE = [n for n in KEPT if not {*kinds(EVERY[n])} & {*IN_A_QUEUE}]
 def test_a_row_may_pause_in_a_document(name, close):
   """A segment without text changes nothing."""
   model = model_with(EVERY[name])
-  params, ids = tiny.large_params(model), tiny.some_ids(2, 4 * SEGMENT)
+  params, ids = tiny.large_params(model), tiny.some_ids(ROWS, 4 * SEGMENT)
   document = jnp.zeros_like(ids).at[0, SEGMENT : 2 * SEGMENT].set(EMPTY)
   document = document.at[1, 2 * SEGMENT :].set(EMPTY)
   hidden, _ = tiny.loop(model, params, ids, [SEGMENT] * 4, document)
-  turns = [*range(SEGMENT), *range(2 * SEGMENT, 4 * SEGMENT)]
-  alone = ids[:1, jnp.array(turns)]
-  want, _ = tiny.loop(model, params, alone, [SEGMENT] * 3)
-  close(hidden[:1, jnp.array(turns)], want, 1e-6)
+  turns = np.r_[:SEGMENT, 2 * SEGMENT : 4 * SEGMENT]
+  want, _ = tiny.loop(model, params, ids[:, turns], [SEGMENT] * 3)
+  close(hidden[0, turns], want[0], 1e-6)
 
 
 @pytest.mark.parametrize('name', ['infini', 'gated delta', 'xl', 'sinks'])
 def test_a_document_is_counted_over_empty_slots(name):
   model = model_with(EVERY[name])
-  params, ids = tiny.large_params(model), tiny.some_ids(1, SEGMENT)
-  document = jnp.zeros_like(ids).at[0, SEGMENT - 2 :].set(EMPTY)
+  params, ids = tiny.large_params(model), tiny.some_ids(ROWS, SEGMENT)
+  document = jnp.zeros_like(ids).at[:, SEGMENT - 2 :].set(EMPTY)
   _, carry = tiny.loop(model, params, ids, [SEGMENT], document)
   last = last_read(first_layer(carry.layers[0].memory))
-  assert [int(x[0]) for x in last] == [0, SEGMENT - 3]
+  assert [x.tolist() for x in last] == [[0] * ROWS, [SEGMENT - 3] * ROWS]
 
 
 def test_a_carry_that_does_not_fit_is_refused_by_name():
@@ -245,7 +244,7 @@ def test_what_is_compressed_is_of_one_document(name, close):
   """Where one document ends among the states that leave the cache at once."""
   model = model_with(EVERY[name])
   params, count = tiny.large_params(model), 7
-  ids = tiny.some_ids(2, count * SEGMENT)
+  ids = tiny.some_ids(ROWS, count * SEGMENT)
   document = jnp.zeros_like(ids).at[0, 8:].set(1).at[1, 10:].set(1)
   other = jnp.where(document == 0, (ids + 1) % 29, ids)
   first, then = (
