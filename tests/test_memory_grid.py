@@ -31,6 +31,7 @@ import tiny
 from lctx.generation.reading import Reader, unread
 from lctx.memory import OnLayers, Together
 from lctx.models.segments import scan_segments, split
+from lctx.patterns import Causal
 from lctx.positions import Rope, Sinusoidal
 from lctx.types import EMPTY, segment_coords
 
@@ -58,6 +59,11 @@ def scored(model, params):
   return model.scores(params, grid.SEGMENT)
 
 
+def params_of(model):
+  """Those of one pattern are those of all."""
+  return tiny.large_params(dataclasses.replace(model, pattern=Causal()))
+
+
 def shared(cell):
   """A model that has the program of the cell's, its parameters, and scores.
 
@@ -66,16 +72,16 @@ def shared(cell):
   model = model_of(*cell)
   if isinstance(model.position, Sinusoidal):
     learned = model_of('learned', *cell[1:])
-    params = tiny.large_params(learned)
+    params = params_of(learned)
     at = segment_coords(jnp.zeros((1, grid.LENGTH), jnp.int32))
     nothing = jnp.zeros_like(params['placed']['table'])[None]
     table = model.position.embed(None, nothing, at)[0]
     return learned, {**params, 'placed': {'table': table}}, None
   stretched = isinstance(model.position, Rope) and cell[0] != 'rope'
   if not stretched or cell[2] == 'xl':
-    return model, tiny.large_params(model), None
+    return model, params_of(model), None
   plain = model_of('rope', *cell[1:])
-  params = tiny.large_params(plain)
+  params = params_of(plain)
   return plain, params, scored(model, params)
 
 
