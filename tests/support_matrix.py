@@ -62,11 +62,13 @@ are read in one segment: a token would see what is not there yet.
 REMEMBER = """
 ## Memory by {axis}
 
-Every memory with every {axis}, in models that differ in their {other}. Read by
-segments every parameter has a gradient, through all segments; a document that
-begins inside a segment gives what it gives alone; and token by token, as
-generation reads, the losses are the same. With all memories but XL's cache,
-stretches of RoPE are read by the program of plain RoPE, given their scores.
+Every memory with every {axis}, in models that differ in their {other}, of one
+layer where layers do not differ. Read by segments every parameter has a
+gradient, through all segments; a document that begins inside a segment gives
+what it gives alone; and token by token, as generation reads, the losses are the
+same. With all memories but XL's cache, stretches of RoPE are read by the
+program of plain RoPE, given their scores, and sinusoids by that of learned
+positions, given as its table.
 
 """
 HELPS = """
@@ -79,10 +81,10 @@ where it beats its twin and the plain windows up to the first that costs as many
 operations a token, in every training there was; gains are those of each, with
 intervals (95 %) that resample books.
 "Recall": the longest gap, in segments, over which nine of ten values are found
-by keys never seen, from the last gap learned on, the median of seeds ({seeds}),
-of two the lower. What is asked for is what the first segment of a text says;
-others say things of the same kind, and to keep the first one is enough. No
-model was trained on more than {trained}, none is asked over more than {asked}
+by keys never seen, from the last gap learned on, the median of seeds ({seeds}).
+What is asked for is what the first segment of a text says; others say things of
+the same kind, and to keep the first one is enough. No model was trained on more
+than {trained}, none is asked over more than {asked}
 (`python -m benchmarks.learning`). Names are those of
 [`benchmarks/memories.py`](../benchmarks/memories.py); what is empty was not
 measured. [The log](log.md) has commands, tables and pictures,

@@ -42,10 +42,14 @@ ALONE = np.where(DOCUMENT == 1, 1, EMPTY)
 KINDS = [name for name in grid.KINDS if name != 't5']  # both ways has its terms
 UNREAD = [name for name in grid.POSITIONS if name not in grid.READ]
 OTHERS = [name for name in grid.MEMORIES if name != 'xl']  # test_grid has that
+# In which layers differ, or one reads what the one below made. Others have one:
+# of two layers each is in the laws, and each kind of position in `test_grid`.
+OF_TWO_LAYERS = 'melodi', 'xl, and a state cell above'
 
 
 def model_of(position, pattern, memory):
-  model = tiny.transformer_xl(num_heads=grid.HEADS, vocab=11)
+  depth = 2 if memory in OF_TWO_LAYERS else 1
+  model = tiny.transformer_xl(depth, num_heads=grid.HEADS, vocab=11)
   return dataclasses.replace(
     model,
     memory=grid.MEMORIES[memory],
