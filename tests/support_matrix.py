@@ -81,10 +81,10 @@ where it beats its twin and the plain windows up to the first that costs as many
 operations a token, in every training there was; gains are those of each, with
 intervals (95 %) that resample books.
 "Recall": the longest gap, in segments, over which nine of ten values are found
-by keys never seen, from the last gap learned on, the median of seeds ({seeds}).
-What is asked for is what the first segment of a text says; others say things of
-the same kind, and to keep the first one is enough. No model was trained on more
-than {trained}, none is asked over more than {asked}
+by keys never seen, from the last gap learned on, the median of seeds ({seeds}),
+of two the lower. What is asked for is what the first segment of a text says;
+others say things of the same kind, and to keep the first one is enough. No
+model was trained on more than {trained}, none is asked over more than {asked}
 (`python -m benchmarks.learning`). Names are those of
 [`benchmarks/memories.py`](../benchmarks/memories.py); what is empty was not
 measured. [The log](log.md) has commands, tables and pictures,
