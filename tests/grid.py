@@ -147,7 +147,7 @@ KERNELS = {
   'splash': Splash(128, 128, interpret=True),
 }
 
-# Of two layers, in segments of SEGMENT tokens.
+# In segments of SEGMENT tokens.
 MEMORIES = {
   'xl': XLCache(MEMORY),
   'compressive': Compressive(SEGMENT, 6, 2),
