@@ -9,14 +9,12 @@ Transformer-XL cache of as many slots as the others have. Training is a step of
 four segments in all rows, with gradients through all of them, timed in turns.
 Decoding goes on, one row, from a text of twice as many tokens as slots, for one
 segment and what closes it. The stream is read in one unbroken carry, segment by
-segment: 10,240 tokens once buffers are full, and at its end, medians of five
-such stretches.
+segment; its first 10,240 tokens, once buffers are full, and its last are read
+again from the carries they had, in turns. All are medians of as many rounds.
 """
 
 import functools
 import itertools
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
@@ -78,16 +76,19 @@ def decoding(model: Decoder, params, size: Size) -> tuple:
   return call, carried
 
 
-def streamed(model: Decoder, params, size: Size, tokens: int) -> list[float]:
-  """Seconds of each BLOCK of a stream in one carry, that of compiling left out.
+def streamed(
+  model: Decoder, params, size: Size, tokens: int, rounds: int
+) -> tuple[float, float]:
+  """Seconds of the first and of the last BLOCK of a stream in one carry.
 
-  The first are those once every slot of the memory is full.
+  It begins once every slot of the memory is full, and has two at least. They
+  are read in turns.
   """
   fast, segment = model.for_inference(), size.segment
   scores = jax.jit(fast.scores, static_argnums=1)(params, segment)
   random = np.random.default_rng(0)
 
-  @functools.partial(jax.jit, donate_argnums=0)
+  @jax.jit
   def read(carry, ids):
     def one(carry, tokens_T):
       at = segment_coords(jnp.zeros((1, segment), jnp.int32))
@@ -97,15 +98,16 @@ def streamed(model: Decoder, params, size: Size, tokens: int) -> list[float]:
 
     return jax.lax.scan(one, carry, ids.reshape(-1, segment))
 
-  carry, seconds = jax.tree.map(jnp.array, fast.initial(1)), []
+  after, carries = jax.tree.map(jnp.array, fast.initial(1)), {}
   full = -(-max(size.slots, segment) // BLOCK)
-  for _ in range(full + tokens // BLOCK):
-    ids = jnp.asarray(random.integers(0, VOCABULARY, BLOCK, np.int32))
-    began = time.perf_counter()
-    carry, means = read(carry, ids)
-    assert np.isfinite(jax.block_until_ready(means)).all()
-    seconds.append(time.perf_counter() - began)
-  return seconds[full:]
+  for number in range(full + max(2, -(-tokens // BLOCK))):
+    ids = random.integers(0, VOCABULARY, BLOCK, np.int32)
+    carries['first' if number <= full else 'last'] = after
+    after, means = read(after, ids)
+    assert np.isfinite(means).all()
+  calls = {k: functools.partial(read, x, ids) for k, x in carries.items()}
+  took = timing.interleaved(calls, rounds)
+  return took['first'].wall, took['last'].wall
 
 
 def measured(
@@ -122,7 +124,8 @@ def measured(
   wrote = timing.interleaved({n: c for n, (c, _) in writers.items()}, rounds)
   found = []
   for name, case in cases.items():
-    blocks = streamed(case.model, params[name], size, tokens) if tokens else []
+    read = case.model, params[name], size, tokens, rounds
+    first, last = streamed(*read) if tokens else (None, None)
     found.append(
       {
         'memory': name,
@@ -132,7 +135,7 @@ def measured(
         'compile_seconds': steps[name][1]['compile_seconds'],
         'carry_bytes': writers[name][1],
         'forward_flops': flops.count(case.model, size.segment).forward,
-        'stream_seconds': blocks,
+        'stream_seconds': (first, last),
       }
     )
     print(f'{name}: done', flush=True)
@@ -142,12 +145,7 @@ def measured(
 def table(found: list[dict]) -> str:
   first, rows = found[0], []
   for x in found:
-    blocks = x['stream_seconds']
-    begun, ended = (
-      (statistics.median(part) for part in (blocks[:5], blocks[-5:]))
-      if blocks
-      else (None, None)
-    )
+    begun, ended = x['stream_seconds']
     rows.append(
       (
         x['memory'],
@@ -174,7 +172,7 @@ def program() -> None:
   every = memories(SMALL)
   memory = flags.DEFINE_multi_enum('memory', None, [*every], 'none: all.')
   rounds = flags.DEFINE_integer('rounds', 5, 'Turns.', lower_bound=1)
-  stream = flags.DEFINE_integer('stream', 1_000_000, 'Tokens; 0: no stream.')
+  stream = flags.DEFINE_integer('stream', 1_000_000, 'Tokens; 0: no stream.', 0)
   large = flags.DEFINE_bool('large', False, '100M parameters in bfloat16.')
   path = flags.DEFINE_string('json', '', 'A file for all that was found.')
 

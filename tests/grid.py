@@ -193,7 +193,7 @@ def empty_memory(position: str, pattern: str, memory: str) -> str | None:
   if memory == 'gated delta' and (
     pattern != 'causal' or position not in NO_TERMS
   ):
-    return 'that memory is in place of attention'
+    return 'that memory is in place of attention, where this has no effect'
   if 'retrieval' in memory and PATTERNS[pattern].stride:
     return 'that memory looks up keys in the gaps'
   return None

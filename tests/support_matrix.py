@@ -64,11 +64,12 @@ REMEMBER = """
 
 Every memory with every {axis}, in models that differ in their {other}, of one
 layer where layers do not differ. Read by segments every parameter has a
-gradient, through all segments; a document that begins inside a segment gives
-what it gives alone; and token by token, as generation reads, the losses are the
-same. With all memories but XL's cache, stretches of RoPE are read by the
-program of plain RoPE, given their scores, and sinusoids by that of learned
-positions, given as its table.
+gradient, through all segments, and a document that begins inside a segment
+gives what it gives alone; token by token, as generation reads, the losses are
+the same, but for patterns that look ahead, which cannot be read so. With all
+memories but XL's cache, stretches of RoPE are read by the program of plain
+RoPE, given their scores, and sinusoids by that of learned positions, given as
+its table.
 
 """
 HELPS = """

@@ -138,11 +138,11 @@ def test_what_memories_cost_is_measured_beside_the_first(monkeypatch):
   monkeypatch.setattr(memory, 'BLOCK', 64)
   size = Size(1, 32, 32, 16, slots=32, searched=32, tokens=128)
   found = memory.measured(['xl', 'infini'], size, rounds=1, tokens=128)
-  assert [len(x['stream_seconds']) for x in found] == [2, 2]
+  assert all(0 < x < 60 for y in found for x in y['stream_seconds'])
   assert found[1]['carry_bytes'] < found[0]['carry_bytes']
   lines = memory.table(found).splitlines()
   assert len(lines) == 4 and lines[2].split()[2] == '1.00'
-  bare = [{**x, 'stream_seconds': []} for x in found]
+  bare = [{**x, 'stream_seconds': (None, None)} for x in found]
   assert memory.table(bare).splitlines()[3].rstrip().endswith('-')
 
 

@@ -146,7 +146,12 @@ REFUSED = {
   'a layer that is not there': (
     {'model__memory': 'onlayers', 'model__memory__layers': '(7,)'}
     | {'model__memory__memory': 'retrieval'},
-    ['model.memory.layers = (7,)', 'Use -2 to 1'],
+    ['model.memory.layers = (7,)', 'of -2 to 1'],
+  ),
+  'one layer twice': (
+    {'model__memory': 'onlayers', 'model__memory__layers': '(1,-1)'}
+    | {'model__memory__memory': 'retrieval'},
+    ['model.memory.layers = (1, -1)', 'at most once'],
   ),
   'memory tokens on one layer': (
     {'model__memory': 'onlayers', 'model__memory__layers': '(1,)'}

@@ -19,7 +19,7 @@ import tiny
 import lctx
 from benchmarks import learning
 from lctx import command, config, patterns
-from lctx.generation.reading import read
+from lctx.generation.reading import Reader, unread
 from lctx.patterns.causal import Causal
 from lctx.types import segment_coords
 
@@ -106,6 +106,14 @@ def test_every_command_of_the_readme_is_accepted_as_it_stands():
       config.load(ROOT / named['--config'].replace('NAME', 'novel'), overrides)
 
 
+def test_the_first_example_of_the_readme_runs():
+  found = {}
+  with jax.disable_jit():
+    exec(compile(blocks(README, 'python')[0], 'README.md', 'exec'), found)
+  assert found['hidden'].shape == (2, 16, 64)
+  assert found['model'].remembers
+
+
 def test_the_readme_names_what_there_is():
   trees = [ast.parse(block) for block in blocks(README, 'python')[1:]]
   names = {
@@ -171,7 +179,7 @@ def test_the_position_of_the_example_scans_as_it_reads_at_once(example, close):
 
 
 def test_the_memory_of_the_example_obeys_the_laws_of_all(example, close):
-  """Reset in a segment, and read token by token as by segments."""
+  """Reset in a segment, and read token by token as by segments; it learns."""
   model = example.model_with_trace
   model = dataclasses.replace(
     model, embed=dataclasses.replace(model.embed, vocab=29)
@@ -186,10 +194,27 @@ def test_the_memory_of_the_example_obeys_the_laws_of_all(example, close):
   without, _ = tiny.loop(bare, params, tokens, [4, 4, 4], document)
   close(packed[:, :4], without[:, :4])
   assert np.abs(packed - without)[:, 4:].max() > 1e-3
-  rows = [np.asarray(tokens[0]), np.asarray(tokens[1, :5])]
-  _, state = read(model, params, rows, 4)
-  assert state.carry.open.filled.tolist() == [0, 1]
-  close(state.hidden_BD[0], packed[0, -1])
+  ids = jnp.concatenate([tokens, tokens[:, :1]], axis=1)
+
+  @tiny.quick_jit
+  def taught(params):
+    def losses(params):
+      hidden, carry = [], model.initial(2)
+      for part in jnp.split(tokens, 3, axis=1):
+        nobody = jnp.zeros_like(part)
+        x, carry = tiny.segment_of(model, params, part, nobody, carry)
+        hidden.append(x)
+      given = {'params': params}, jnp.concatenate(hidden, axis=1), ids[:, 1:]
+      nll = model.apply(*given, method='nll')
+      return nll.sum(), nll
+
+    return jax.grad(losses, has_aux=True)(params)
+
+  grads, nll = taught(params)
+  assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
+  reader = Reader(model.for_inference(), params, model.scores(params, 4))
+  got = tiny.decoded(reader, unread(reader, 2, 4), ids)
+  close(got, nll, 1e-4)
 
 
 def test_patterns_are_drawn_as_the_page_draws_them():

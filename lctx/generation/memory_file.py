@@ -24,7 +24,7 @@ PRIME, BASE = 2**127 - 1, 0x9E3779B97F4A7C15F39CC0605CEDC835  # odd, arbitrary
 
 
 def grown(text_hash: str, ids: np.ndarray) -> str:
-  """The hash of a text with `ids` behind it: a polynomial of all ids.
+  """The hash of a text with `ids` after it: a polynomial of all ids.
 
   However a text is cut, its hash is the same; that of nothing is ''.
   """

@@ -99,7 +99,7 @@ def read(
   """The state after prompts of any lengths, each `after` what was read.
 
   Of every piece, `told` gets the tokens of the longest prompt in it, and the
-  state behind it.
+  state after it.
   """
   reader, state = begin(model, params, len(prompts), segment, after)
   width = piece_width(prompts, segment)
@@ -137,7 +137,8 @@ class Piece:
   tokens_BT: Array | np.ndarray
   document_BT: Array | np.ndarray
   slot: int  # of the first token in the open segment
-  start: int | None = struct.field(pytree_node=False)  # that, where few occur
+  # The same at compile time where few values occur, so few programs; else None.
+  start: int | None = struct.field(pytree_node=False)
 
 
 def pieces(
@@ -145,7 +146,7 @@ def pieces(
 ) -> Iterator[Piece]:
   """The rows in pieces of at most `width` that end where segments end.
 
-  `filled` tokens are in the first segment already. What fits behind them comes
+  `filled` tokens are in the first segment already. What fits after them comes
   in powers of two: programs for any number of them are few then.
   """
   longest = max(len(row) for row in rows)

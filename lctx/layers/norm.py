@@ -72,7 +72,15 @@ class RMSNorm(Norm):
 
 def _inverse_size(x, epsilon):
   mean_square = jnp.square(x).mean(axis=-1, keepdims=True)
-  return jax.lax.rsqrt(mean_square + epsilon)
+  return inverse_root(mean_square + epsilon)
+
+
+def inverse_root(x: Array) -> Array:
+  """1 / sqrt(x); NaN for infinity, so that what overflowed does not become 0.
+
+  For sums of squares.
+  """
+  return jnp.where(jnp.isinf(x), jnp.nan, jax.lax.rsqrt(x))
 
 
 def _last(x_D, x):

@@ -17,8 +17,8 @@ from lctx.memory.base import Layer, Memory
 from lctx.memory.held import Segment, where
 from lctx.types import EMPTY, Array, Carry
 
-# Of float32 numbers as they are: TPUs and GPUs multiply shorter ones otherwise,
-# and what is lost so stays in the states.
+# All digits of float32: TPUs and GPUs would round both factors, and the error
+# would stay in the states.
 product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -33,11 +33,14 @@ class Update:
 
   keep: tuple[Array | None, ...]
   add: tuple[Array, ...]
-  whole: Array  # bool [B]: no document begins in the stretch behind another
+  whole: Array  # bool [B]: no document begins in the stretch after another
   document: Array  # int32 [B]: of its last token; EMPTY = it has none
 
   def of(self, states: tuple[Array, ...], document_B) -> tuple[Array, ...]:
-    """The states [B, N, H, ...] behind the stretch; before, of a document."""
+    """The states [B, N, H, ...] after the stretch, given those before it.
+
+    These are of a document.
+    """
     goes_on_B = self.whole & (document_B == self.document)
     return tuple(
       where(
@@ -49,7 +52,7 @@ class Update:
     )
 
   def last(self, document_B: Array) -> Array:
-    """Of the states behind the stretch, given that of those before it."""
+    """The document of the states after the stretch, given that before it."""
     return jnp.where(self.document == EMPTY, document_B, self.document)
 
 
@@ -108,17 +111,10 @@ def times(keep: Array | None, x: Any) -> Any:
     return x
   if keep.ndim == 2:
     return keep.reshape(*keep.shape, *(1,) * (x.ndim - 2)) * x
-  if x.ndim == 3:
-    return product('bnhg,bng->bnh', keep, x)
   return product('bnhg,bngv->bnhv', keep, x)
 
 
 def safe_ratio(x: Array, by: Array) -> Array:
-  """x / by; 0 where both are 0, NaN where either overflowed."""
-  ratio = normable(x / jnp.where(by == 0, 1.0, by))
+  """x / by; 0 where both are 0, NaN where `by` overflowed."""
+  ratio = x / jnp.where(by == 0, 1.0, by)
   return jnp.where(jnp.isinf(by), jnp.nan, ratio)
-
-
-def normable(x: Array) -> Array:
-  """x; NaN where its square overflows, which a norm would make 0."""
-  return jnp.where(jnp.isinf(jnp.square(x)), jnp.nan, x)

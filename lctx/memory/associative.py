@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lctx.layers.norm import inverse_root
 from lctx.memory.affine import product, safe_ratio
 from lctx.memory.base import Memory, check_sees_all
 from lctx.memory.held import Held, nowhere, place, where
@@ -23,9 +24,9 @@ EPSILON = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class Associative(Memory):
-  """x + f(q) M / f(q) z before the layer, M written behind it.
+  """x + f(q) M / f(q) z before the layer, M written after it.
 
-  `count` learned tokens stand behind the text of each segment; what the layer
+  `count` learned tokens stand after the text of each segment; what the layer
   makes of them writes, by the delta rule, keys of `width` channels as f
   (DPFP-`degree`, of unit length) spreads them, and values as wide as the model.
   The matrix holds float32 numbers. Values start at zero, so that at first
@@ -104,7 +105,7 @@ class Associative(Memory):
     keys = jnp.einsum('btd,dh->bth', x, kernel_DH.astype(x.dtype))
     spread = dpfp(keys.astype(jnp.float32), self.degree)
     size = jnp.square(spread).sum(axis=-1, keepdims=True)
-    return spread * jax.lax.rsqrt(size + EPSILON**2)
+    return spread * inverse_root(size + EPSILON**2)
 
 
 def dpfp(x: Array, degree: int) -> Array:

@@ -18,13 +18,13 @@ from lctx.types import Array, Carry, Coords
 class Layer(NamedTuple):
   """What a memory may use of the layer that asks it.
 
-  The layer's keys and values, as they are carried, are project(norm(x)), its
-  queries, scaled, queries(norm(x)).
+  Keys, as they are carried, and values are project(norm(x)); queries(norm(x))
+  are its queries, scaled.
   """
 
   tokens: Segment  # that are read now; their `y` is not known yet
   near: Source  # they, and the keys of their segment as far as it is read
-  x: Array  # [B, S, D] behind those keys
+  x: Array  # [B, S, D], of which those keys were made
   norm: Callable[[Array], Array]  # before the projections, or no change
   project: Callable[[Array], tuple[Array, Array]]
   queries: Callable[[Array], Array]
@@ -84,7 +84,7 @@ class Memory:
   Nothing may read a state that is not of the reader's own document.
   """
 
-  in_order: ClassVar[bool] = True  # all keys lie in steps known when compiling
+  in_order: ClassVar[bool] = True  # steps of all keys are known when compiling
   needs_bptt: ClassVar[bool] = False  # later segments teach it what to write
 
   @property
@@ -152,7 +152,7 @@ class Memory:
   ) -> tuple[Source, ...]:
     """All that queries look at.
 
-    `near` is their own segment, behind what another memory of the layer may
+    `near` is their own segment, after what another memory of the layer may
     have put in front of it.
     """
     return (near,)
@@ -162,8 +162,9 @@ class Memory:
   ) -> tuple[Array, Carry]:
     """What the heads give [B, T, heads, H], and the carry.
 
-    `y` [B, T, N, H] is what they saw of the sources. Only a memory that any cut
-    of the text leaves alike may change the carry here.
+    `y` [B, T, N, H] is what they saw of the sources. Change the carry here
+    only if the result does not depend on where segments are cut (GatedDelta);
+    else in `write`.
     """
     return y, carry
 
@@ -197,8 +198,8 @@ def check_sees_all(memory: Memory, pattern: Pattern) -> None:
   if pattern.reach.before is not None or not pattern.is_reach:
     raise ValueError(
       f'model.pattern = {pattern} hides some of a segment, but model.memory = '
-      f'{type(memory).__name__.lower()} says itself what is seen, or adds what '
-      'all of it must see. Use model.pattern=causal.'
+      f'{type(memory).__name__.lower()} masks a segment by itself, or adds '
+      'tokens that every query must see. Use model.pattern=causal.'
     )
 
 

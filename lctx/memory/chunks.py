@@ -29,33 +29,56 @@ class Inputs(NamedTuple):
 
 
 class Chunk(NamedTuple):
-  """What some tokens make of any states before them."""
+  """What some tokens make of any states before them; `known` None = nothing."""
 
   q: Array  # [B, N, C, H], decayed from the start
   met: Array  # [B, N, C, C]: what each token takes of each one written
   told: Array  # [B, N, C, H]: what they write,
-  known: Array  # less what the states before recall by these
+  known: Array | None  # less what the states before recall by these
+  kept: Array  # [B, N, C, H]: keys of the last document, decayed to the end
+  decay: Array  # [B, N]: of all
   document: Array  # [B, C]
-  update: Update
+  whole: Array  # [B], as `Update` has it
+  last: Array  # [B]: the document of its last token; EMPTY = it has none
 
-  def recalled(self, matrix: Array, document_B: Array) -> Array:
-    """[B, C, N, H]; the states before are of a document."""
+  def read(
+    self, matrix: Array, document_B: Array
+  ) -> tuple[tuple[Array, Array], Array]:
+    """The states [B, N, H, H] after them, of which document they are, and y.
+
+    Given these of the states before; y [B, C, N, H] is what queries recall.
+    """
     live_BC = (self.document == document_B[:, None]) & (self.document >= 0)
-    live = live_BC[:, None, :, None]
-    known = product('bnch,bnhv->bncv', self.known, matrix)
-    written = self.told - jnp.where(live, known, 0.0)
+    live, written = live_BC[:, None, :, None], self.told
+    if self.known is not None:
+      known = product('bnch,bnhv->bncv', self.known, matrix)
+      written -= jnp.where(live, known, 0.0)
     old = product('bnch,bnhv->bncv', self.q, matrix)
     y = product('bncs,bnsv->bncv', self.met, written)
-    return (y + jnp.where(live, old, 0.0)).swapaxes(1, 2)
+    y += jnp.where(live, old, 0.0)
+    add = product('bnch,bncv->bnhv', self.kept, written)
+    update = Update((self.decay,), (add,), self.whole, self.last)
+    (matrix,) = update.of((matrix,), document_B)
+    return (matrix, update.last(document_B)), y.swapaxes(1, 2)
+
+  def update(self) -> Update:
+    """What they do to the states, whatever these are."""
+    keep, add = self.decay, product('bnch,bncv->bnhv', self.kept, self.told)
+    if self.known is not None:
+      keep = keep[..., None, None] * jnp.eye(add.shape[-2])[None, None]
+      keep -= product('bnch,bncg->bnhg', self.kept, self.known)
+    return Update((keep,), (add,), self.whole, self.last)
 
 
 def chunk_of(
-  inputs: Inputs, correct: Callable[[Inputs, Array, Array], Array]
+  inputs: Inputs,
+  correct: Callable[[Inputs, Array, Array, Array], tuple[Array, Array | None]],
 ) -> Chunk:
   """All that does not depend on the states before some tokens.
 
-  `correct(inputs, decay, x)` is (I + L)^-1 x, L [B, N, C, C] what the key of
-  each token shares with those before it; `decay` is what is left between them.
+  `correct(inputs, decay, told, known)` gives both as its rule writes them:
+  by the delta rule (I + L)^-1 times each, L [B, N, C, C] what the key of each
+  token shares with those before it; `decay` is what is left between them.
   """
   document_BC, held_BC = inputs.document, inputs.document >= 0
   sums_BNC, steps = _sums(inputs.decay)
@@ -65,26 +88,27 @@ def chunk_of(
   from_start = jnp.exp(sums_BNC)[..., None]  # [B, N, C, 1]
   strength = inputs.strength.swapaxes(1, 2)[..., None]
   k, v = inputs.k.swapaxes(1, 2), inputs.v.swapaxes(1, 2)  # [B, N, C, H]
-  told = jnp.concatenate([v, from_start * k], axis=-1) * strength
-  told, known = jnp.split(correct(inputs, decay, told), 2, axis=-1)
+  told, known = correct(inputs, decay, strength * v, strength * from_start * k)
   of_last_BC, whole_B, document_B = counted(document_BC)
   to_end = jnp.exp(steps[..., -1, :])
-  kept = jnp.where(of_last_BC[:, None], to_end, 0.0)[..., None] * k
-  all_BN11 = jnp.exp(sums_BNC[..., -1])[..., None, None]
-  keep = all_BN11 * jnp.eye(k.shape[-1])[None, None]
-  keep -= product('bnch,bncg->bnhg', kept, known)
-  add = product('bnch,bncv->bnhv', kept, told)
-  met = product('btnh,bsnh->bnts', inputs.q, inputs.k) * decay
-  q = inputs.q.swapaxes(1, 2) * from_start
-  update = Update((keep,), (add,), whole_B, document_B)
-  return Chunk(q, met, told, known, document_BC, update)
+  return Chunk(
+    q=inputs.q.swapaxes(1, 2) * from_start,
+    met=product('btnh,bsnh->bnts', inputs.q, inputs.k) * decay,
+    told=told,
+    known=known,
+    kept=jnp.where(of_last_BC[:, None], to_end, 0.0)[..., None] * k,
+    decay=jnp.exp(sums_BNC[..., -1]),
+    document=document_BC,
+    whole=whole_B,
+    last=document_B,
+  )
 
 
 def _sums(decay_BCN: Array) -> tuple[Array, Array]:
-  """Of decays from the start [B, N, C], and behind each key up to each query.
+  """Of decays from the start [B, N, C], and after each key up to each query.
 
   The latter [B, N, C, C] are differences of running sums, where large numbers
-  would cost small ones behind them their digits; whole numbers cost nothing.
+  would cost small ones after them their digits; whole numbers cost nothing.
   What leaves nothing of a state is clipped for that.
   """
   decay_BNC = jnp.maximum(decay_BCN, NOTHING_LEFT).swapaxes(1, 2)

@@ -182,11 +182,12 @@ class OnLayers(Memory):
 
   def of_layers(self, depth):
     chosen = {layer + depth * (layer < 0) for layer in self.layers}
-    if not self.layers or not chosen <= set(range(depth)):
+    found = len(chosen & set(range(depth)))
+    if not self.layers or found < len(self.layers):
       raise ValueError(
         f'model.memory.layers = {self.layers} of model.stack.depth = {depth} '
-        f'names no layer, or one that is not there. Use {-depth} to '
-        f'{depth - 1}.'
+        'names no layer, one that is not there, or one twice. Use each at most '
+        f'once, of {-depth} to {depth - 1}.'
       )
     if chosen == set(range(depth)) and self.others != Memory():
       raise ValueError(

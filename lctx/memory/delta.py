@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lctx.layers.norm import RMSNorm
+from lctx.layers.norm import RMSNorm, inverse_root
 from lctx.layers.parameters import within
-from lctx.memory.affine import Affine, combine, normable, product
+from lctx.memory.affine import Affine, combine, product
 from lctx.memory.base import check_one_way
 from lctx.memory.chunks import (
   Chunk,
@@ -60,14 +60,13 @@ class GatedDelta(Affine):
   def flops(self, sizes, segment):
     width, heads = sizes.head_width, sizes.num_heads
     chunk = min(self.chunk, segment)
-    states = width**2 * (4 + width / chunk) + 2 * chunk * width
-    states += self.correction(chunk, width)
+    states = 2 * width**2 + 2 * chunk * width + self.correction(chunk, width)
     projected = sizes.width * (heads * width + 2 * heads)
     return 2.0 * (heads * states + projected)
 
   def correction(self, chunk: int, width: int) -> float:
-    """Products of `correct`, for each token and head."""
-    return 3 * chunk * width + (chunk**2 - 1) / 3
+    """Products for what was known, for each token and head."""
+    return width**2 + 3 * chunk * width + (chunk**2 - 1) / 3
 
   def initial(self, batch, sizes, dtype):
     heads, width = sizes.num_heads, sizes.head_width
@@ -93,7 +92,7 @@ class GatedDelta(Affine):
       return y, carry
     channels = _channels(tokens, layer)
     inputs = self._inputs(param, before, channels, tokens, layer)
-    (matrix,), read_BTNH = self._read(held, inputs)
+    matrix, read_BTNH = self._read(held, inputs)
     read_BTNH = self._out(param, read_BTNH, layer).astype(y.dtype)
     carry = (
       Held((matrix,), place(at, held.at)),
@@ -114,32 +113,30 @@ class GatedDelta(Affine):
     _, convolved = before
     channels = _channels(text, layer)
     inputs = self._inputs(param, convolved, channels, text, layer)
-    chunks = self._chunks(inputs)
-    updates = jax.lax.associative_scan(jax.vmap(combine), chunks.update)
+    updates = jax.vmap(Chunk.update)(self._chunks(inputs))
+    updates = jax.lax.associative_scan(jax.vmap(combine), updates)
     return jax.tree.map(lambda x: x[-1], updates)
 
-  def correct(self, inputs: Inputs, decay: Array, x: Array) -> Array:
-    """(I + L)^-1 x, L what each token's key shares with those before it."""
+  def correct(self, inputs, decay, told, known):
+    """(I + L)^-1 of both, L what each key shares with those before it."""
     shared = product('btnh,bsnh->bnts', inputs.k, inputs.k)
     strength_BNT1 = inputs.strength.swapaxes(1, 2)[..., None]
     inverse = inverted(jnp.tril(shared * decay * strength_BNT1, -1))
-    return product('bnts,bnsv->bntv', inverse, x)
+    both = jnp.concatenate([told, known], axis=-1)
+    both = product('bnts,bnsv->bntv', inverse, both)
+    return jnp.split(both, 2, axis=-1)
 
   def _read(self, held, inputs):
     """The states after these tokens, and what each recalls [B, T, N, H]."""
 
-    def one(carry, chunk):
-      states, document_B = carry
-      y = chunk.recalled(states[0], document_B)
-      states = chunk.update.of(states, document_B)
-      return (states, chunk.update.last(document_B)), y
-
-    chunks = self._chunks(inputs)
-    begun = held.states, held.at.document[:, -1]
-    (states, _), y = jax.lax.scan(one, begun, chunks)
+    (matrix,), chunks = held.states, self._chunks(inputs)
+    begun = matrix, held.at.document[:, -1]
+    (matrix, _), y = jax.lax.scan(
+      lambda before, chunk: chunk.read(*before), begun, chunks
+    )
     y = jnp.moveaxis(y, 0, 1)
     y = y.reshape(y.shape[0], y.shape[1] * y.shape[2], *y.shape[3:])
-    return states, y[:, : inputs.q.shape[1]]
+    return matrix, y[:, : inputs.q.shape[1]]
 
   def _chunks(self, inputs: Inputs) -> Chunk:
     """Of all tokens in turns; leaves [chunks, ...]."""
@@ -187,7 +184,7 @@ class GatedDelta(Affine):
     kernel_DNH = param('open', (x.shape[-1], *shape), axes)
     opened = jnp.einsum('btd,dnh->btnh', x, kernel_DNH.astype(x.dtype))
     own = within(param, 'norm')
-    normed = RMSNorm()(own, normable(read_BTNH), 'head_width')
+    normed = RMSNorm()(own, read_BTNH, 'head_width')
     return normed * nn.silu(opened.astype(jnp.float32))
 
 
@@ -201,11 +198,8 @@ class GatedLinear(GatedDelta):
   def correction(self, chunk, width):
     return 0.0
 
-  def correct(self, inputs, decay, x):
-    width = inputs.v.shape[-1]
-    return jnp.concatenate(
-      [x[..., :width], jnp.zeros_like(x[..., width:])], axis=-1
-    )
+  def correct(self, inputs, decay, told, known):
+    return told, None
 
 
 def _channels(tokens: Segment, layer) -> Array:
@@ -216,7 +210,7 @@ def _channels(tokens: Segment, layer) -> Array:
 
 
 def _unit(x: Array) -> Array:
-  return x * jax.lax.rsqrt(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-6)
+  return x * inverse_root(jnp.square(x).sum(axis=-1, keepdims=True) + 1e-6)
 
 
 def _rates(key, shape, dtype):

@@ -75,7 +75,7 @@ class HeadGate(MemoryGate):
 
   Memorizing Transformers (Wu et al. 2022, section 3.2), Infini-attention
   (Munkhdalai et al. 2024, section 2.1.3). b starts at `start`: the larger, the
-  more is new. Weight decay keeps it from moving; it has none.
+  more is new. Weight decay leaves it out: it would hold b near zero.
   """
 
   of_heads: ClassVar[bool] = True

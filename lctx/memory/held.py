@@ -13,8 +13,8 @@ from lctx.types import EMPTY, NOBODY, Array, Carry, Coords, join, segment_coords
 class Held:
   """States of a layer, oldest first, and where they sat.
 
-  A cache holds M slots. What is one state of a whole past sits where the last
-  token did that is in it: `at` has length 1 then.
+  A cache holds M slots. One state of a whole past has the coordinates of the
+  last token that went into it: `at` has length 1 then.
   """
 
   states: Any  # leaves [B, M, ...], of a whole past [B, ...]
@@ -52,7 +52,7 @@ class Segment:
 
   @property
   def after(self) -> Array:
-    """The layer's outputs behind the text, [B, after, D]."""
+    """The layer's outputs after the text, [B, after, D]."""
     return self.y[:, self.at.length - self.around[1] :]
 
   @property

@@ -132,10 +132,12 @@ class StateCell(Memory):
 
   def _first(self, param, carry, sizes):
     """Keys and values of the learned states, which documents begin with."""
-    states = carry.states.x
-    start = self._start(param, sizes, states.dtype)
-    start = jnp.broadcast_to(start, states.shape)
-    return self._keys_and_values(param, start, sizes)
+    batch, dtype = carry.states.x.shape[0], carry.states.x.dtype
+    start = self._start(param, sizes, dtype)
+    return tuple(
+      jnp.broadcast_to(x, (batch, *x.shape[1:]))
+      for x in self._keys_and_values(param, start, sizes)
+    )
 
   def _keys_and_values(self, param, states, sizes):
     seen = self._seen(param, states, sizes)
@@ -144,7 +146,7 @@ class StateCell(Memory):
     )
 
   def _next(self, param, states, text, now, layer):
-    """The states [B, M, D] behind a segment."""
+    """The states [B, M, D] after a segment."""
     sizes = layer.sizes
     seen, of_states = self._seen(param, states, sizes), self._at(now.document)
     q, across = (

@@ -20,7 +20,7 @@ PUBLISHED = 10
 
 @dataclasses.dataclass(frozen=True)
 class Tokens(Memory):
-  """`count` memory tokens before the text of each segment, and behind it.
+  """`count` memory tokens before the text of each segment, and after it.
 
   The document that goes on reads what it wrote; documents that begin read
   learned tokens instead, which see nothing but themselves and stand right
@@ -73,7 +73,7 @@ class Tokens(Memory):
 
 @dataclasses.dataclass(frozen=True)
 class ReadWrite(Around):
-  """Learned and written tokens before the text, written ones behind it."""
+  """Learned and written tokens before the text, written ones after it."""
 
   norm: Norm = dataclasses.field(default_factory=LayerNorm)
 
@@ -106,7 +106,7 @@ class ReadWrite(Around):
 
 @dataclasses.dataclass(frozen=True)
 class Learned(Around):
-  """The same learned tokens behind the text of every segment."""
+  """The same learned tokens after the text of every segment."""
 
   def last(self, param, carry, place, sizes):
     batch = place.document.shape[0]

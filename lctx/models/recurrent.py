@@ -66,6 +66,11 @@ class Recurrent(nn.Module):
     """Whether any layer does, and so has a use for positions of pairs."""
     return any(run.memory.attends for run in self.runs)
 
+  def check_segment(self, length: int) -> None:
+    """Raises ValueError for a segment that the memory cannot read."""
+    if not self.is_initializing():  # of any length
+      self.memory.check_segment(length, 'The length of a segment')
+
   def set_up_layers(self) -> None:
     """The submodules that layers are made of."""
     self.once = Owner(self.position.once)
@@ -114,6 +119,7 @@ class Recurrent(nn.Module):
 
   def whole(self, x, at, carry, scores, sizes):
     """A whole segment, with what stands around its text."""
+    self.check_segment(at.length)
     around = self.memory.around
     if not any(around.counts):
       return self.layers_of(x, at, carry, scores, sizes)
@@ -140,7 +146,7 @@ class Recurrent(nn.Module):
     return x.astype(sizes.dtype), at
 
   def _last(self, carry, place, start, sizes):
-    """The same behind the text, whose last token sat at `place`."""
+    """The same after the text, whose last token sat at `place`."""
     around = self.memory.around
     if not around.after:
       return None, None
@@ -160,6 +166,7 @@ class Recurrent(nn.Module):
 
   def opened(self, batch: int, segment: int, scores: Any) -> ModelCarry:
     """Rows that have read nothing, with an open segment each."""
+    self.check_segment(segment)
     sizes = self.sizes(segment)
     opened = open_segment(batch, segment, self.memory.around.counts, sizes)
     carry = self.initial(batch)
@@ -255,5 +262,5 @@ class Recurrent(nn.Module):
 
 
 def _asked(param: Callable, question: Callable, *given):
-  """An owner that answers several questions of one part."""
+  """Calls one method of a part with the parameters that its owner makes."""
   return question(param, *given)

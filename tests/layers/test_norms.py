@@ -73,6 +73,16 @@ def test_a_zero_centred_norm_starts_as_the_other():
   assert (centred[1]['params']['scale'].value == 0).all()
 
 
+@norms
+@pytest.mark.parametrize('size', [1.8e19, 1e25, np.inf])
+def test_what_overflows_is_no_number_and_not_zero(norm, size):
+  """The square of 1.8e19 is a float32, the sum of many is none."""
+  x = owned.states(2, 3, 300).at[1].multiply(size).at[1, :, ::2].add(size)
+  params = owned.parameters(Owner(norm), x)
+  got = normed(norm, params, x)
+  assert np.isfinite(got[0]).all() and np.isnan(got[1]).all()
+
+
 def test_a_norm_does_not_feel_the_size_of_what_it_norms(close):
   x = owned.states(2, 3, 10)
   for norm in (LayerNorm(1e-12), RMSNorm(1e-12)):

@@ -161,7 +161,7 @@ def test_what_follows_a_strong_decay_keeps_its_digits(strong, close):
   chunk = chunk_of(
     Inputs(*inputs, jnp.zeros((1, 32), jnp.int32)), GatedDelta().correct
   )
-  got = chunk.recalled(jnp.zeros((1, 1, H, H)), jnp.zeros(1, jnp.int32))
+  _, got = chunk.read(jnp.zeros((1, 1, H, H)), jnp.zeros(1, jnp.int32))
   state, want = np.zeros((H, H)), []
   for t in range(32):
     state = np.exp(decay[0, t]) * state
@@ -503,6 +503,18 @@ def test_a_memory_that_starts_at_zero_leaves_a_trained_model_as_it_was(name):
   assert [n for n in scales if sizes.get(n, 0) > 0]
 
 
+def test_in_bfloat16_it_leaves_the_model_as_it_was_too():
+  plain = model_with(Memory())
+  compute = dataclasses.replace(plain.compute, dtype='bfloat16')
+  plain = dataclasses.replace(plain, compute=compute)
+  more, params, both = grown(plain, ZERO['infini'][0])
+  ids = tiny.some_ids(2, 3 * SEGMENT)
+  want, _ = tiny.loop(plain, params, ids, [SEGMENT] * 3)
+  got, _ = tiny.loop(more, both, ids, [SEGMENT] * 3)
+  assert want.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(got, want)
+
+
 def test_associations_start_with_values_of_zero(close):
   """To the last digits: products with more rows round in another order."""
   plain = model_with(Memory())
@@ -576,32 +588,34 @@ def test_a_state_that_overflows_is_no_number_and_not_a_large_one():
   assert np.isnan(got).all()
 
 
-def test_what_a_norm_would_make_zero_is_no_number():
-  """The square of 1e25 is more than float32 holds."""
-  ones = jnp.ones((1, 2, N, H))
-  huge = jnp.full((1, N, H, H), 1e25)
-  assert np.isnan(mean_of_past(huge, ones[:, 0], ones)).all()
-  assert np.isnan(recalled(huge[:, 0], ones[:, 0, 0], ones[:, :, 0])).all()
-
-
 @pytest.mark.parametrize(
   'memory', [Infini(delta=True), Associative(2, 4), GatedDelta()]
 )
 def test_a_text_after_states_that_overflowed_is_refused(memory):
+  """Also where only the square of what is recalled does (1e25)."""
   model = model_with(memory)
   params, ids = tiny.large_params(model), np.asarray(tiny.some_ids(1, 9)[0])
   _, state = reading.read(model, params, [ids], SEGMENT)
   reading.check_finite(state)
 
   def after(size):
-    carry = jax.tree.map(
-      lambda x: x * 0 + size if x.ndim > 3 and x.dtype == jnp.float32 else x,
-      state.carry,
+    (layer,) = state.carry.layers
+    held, *others = jax.tree.leaves(
+      layer.memory, is_leaf=lambda x: isinstance(x, Held)
     )
+    matrix, *rest = held.states
+    held = held.replace(states=(jnp.full_like(matrix, size), *rest))
+    memory = (held, *others) if others else held
+    carry = state.carry.replace(layers=(layer.replace(memory=memory),))
     return reading.Remembered(state.replace(carry=carry), len(ids), '', {})
 
-  with pytest.raises(UserError, match='are not finite'):
-    decode.score(model, params, ids, SEGMENT, after=after(3e38))
+  def score(size):
+    return decode.score(model, params, ids, SEGMENT, after=after(size))
+
+  assert np.isfinite(score(1e3)).all()
+  for size in (1e25, 3e38):
+    with pytest.raises(UserError, match='are not finite'):
+      score(size)
   with pytest.raises(UserError, match='remembers of this text is not finite'):
     reading.check_finite(after(np.inf).state)
 

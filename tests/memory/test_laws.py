@@ -217,6 +217,16 @@ def test_a_carry_that_does_not_fit_is_refused_by_name():
     read(more, params, ids[:, :SEGMENT], carry)
 
 
+def test_a_segment_that_a_memory_cannot_read_is_refused_by_its_fields():
+  model = model_with(SinkCache(SEGMENT, 2))
+  params = jax.eval_shape(model.init_params, jax.random.key(0))
+  ids = tiny.some_ids(2, 2 * SEGMENT)
+  with pytest.raises(ValueError, match=r'segment = 12 is longer than .*recent'):
+    jax.eval_shape(lambda p: tiny.loop(model, p, ids, [12]), params)
+  with pytest.raises(ValueError, match=r'segment = 12 is longer than .*recent'):
+    jax.eval_shape(lambda p: model.open(p, 2, 12), params)
+
+
 def test_layers_that_remember_alike_are_one_scan():
   model = dataclasses.replace(
     tiny.transformer_xl(depth=5), memory=OnLayers((1, -1), Infini(), XLCache(4))
