@@ -5,6 +5,7 @@ One table for the tests (`test_grid.py`, `test_memory_grid.py`) and for
 is one entry here.
 """
 
+import functools
 import itertools
 
 from lctx.kernels.banded import Banded
@@ -22,6 +23,7 @@ from lctx.memory import (
   Infini,
   LongMemory,
   Melodi,
+  Memory,
   OnLayers,
   Retrieval,
   SinkCache,
@@ -168,6 +170,16 @@ MEMORIES = {
     (-1,), Together(XLCache(5), StateCell(2)), XLCache(5)
   ),
 }
+# What they recall adds up, so one model has all that can be in a cell, as a
+# memory named `several`: each meets its position and its pattern there.
+SEVERAL = (
+  'state cell',
+  'infini',
+  'infini, delta',
+  'retrieval',
+  'dense retrieval',
+  'gated linear, beside',
+)
 # Those that say themselves what of a segment is seen.
 WHOLE = (
   'compressive',
@@ -205,18 +217,37 @@ def memory_cells(positions=POSITIONS, patterns=PATTERNS, memories=MEMORIES):
   return [cell for cell in cells if not empty_memory(*cell)]
 
 
-def with_memory(cells, axes=((0, 2), (1, 2))):
+def several_cells(positions=POSITIONS):
+  """Every cell of position, pattern and `several` memories."""
+  cells = itertools.product(positions, PATTERNS, ['several'])
+  return [cell for cell in cells if names_of(*cell)]
+
+
+def names_of(position: str, pattern: str, memory: str) -> tuple[str, ...]:
+  """The memories of a cell."""
+  if memory != 'several':
+    return (memory,)
+  able = (x for x in SEVERAL if not empty_memory(position, pattern, x))
+  return tuple(able)
+
+
+def memory_of(*cell: str) -> Memory:
+  """The memory of a cell's model."""
+  return functools.reduce(Together, (MEMORIES[x] for x in names_of(*cell)))
+
+
+def met(cell) -> set[tuple[int, str, str]]:
+  """Axis, position or pattern, and memory, of all that meet in a cell."""
+  return {(*x, name) for x in enumerate(cell[:2]) for name in names_of(*cell)}
+
+
+def with_memory(cells):
   """Cells in which every position, and every pattern, meets every memory."""
-  wanted = {(axis, *(c[i] for i in axis)) for c in cells for axis in axes}
-  chosen = []
-
-  def found(cell):
-    return {(axis, *(cell[i] for i in axis)) for axis in axes} & wanted
-
+  wanted, chosen = set().union(*map(met, cells)), []
   while wanted:
-    best = max(cells, key=lambda cell: len(found(cell)))
+    best = max(cells, key=lambda cell: len(met(cell) & wanted))
     chosen.append(best)
-    wanted -= found(best)
+    wanted -= met(best)
   return chosen
 
 
@@ -270,14 +301,14 @@ def pairs(positions=POSITIONS) -> list[tuple[str, str, str, str]]:
   """Cells in which any two entries that can meet do meet: greedy, fixed."""
   able, chosen = full(positions), []
 
-  def met(cell):
+  def entries(cell):
     return set(itertools.combinations(enumerate(cell), 2))
 
-  wanted = set().union(*map(met, able))
+  wanted = set().union(*map(entries, able))
   while wanted:
-    best = max(able, key=lambda cell: len(met(cell) & wanted))
+    best = max(able, key=lambda cell: len(entries(cell) & wanted))
     chosen.append(best)
-    wanted -= met(best)
+    wanted -= entries(best)
   return chosen
 
 

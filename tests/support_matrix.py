@@ -30,8 +30,9 @@ Written by `tests/support_matrix.py` of a run of the grid and of what is in
 [`tests/grid.py`](../tests/grid.py). `python -m pytest -m grid` runs every cell.
 The suite runs a cover in which any two entries meet whose terms of logits
 differ in more than numbers, so not every stretch of RoPE. With every memory it
-has every position and every pattern (XL's cache is that of whole models); two
-memories in one model take kinds of positions in turn.
+has every position and every pattern (XL's cache is that of whole models). Those
+that can all be in one model ({several}) meet them there, and alone take kinds
+of positions in turn, as do two memories in one model.
 
 {passed:,} cells passed, {failed:,} failed, {left:,} were not run. The last run
 was of {date}: {where}.
@@ -82,8 +83,8 @@ where it beats its twin and the plain windows up to the first that costs as many
 operations a token, in every training there was; gains are those of each, with
 intervals (95 %) that resample books.
 "Recall": the longest gap, in segments, over which nine of ten values are found
-by keys never seen, from the last gap learned on, the median of seeds ({seeds}),
-of two the lower. What is asked for is what the first segment of a text says;
+by keys never seen, from the last gap learned on, the median of {seeds} seeds.
+What is asked for is what the first segment of a text says;
 others say things of the same kind, and to keep the first one is enough. No
 model was trained on more than {trained}, none is asked over more than {asked}
 (`python -m benchmarks.learning`). Names are those of
@@ -173,8 +174,8 @@ def _outcomes(path):
     if case.find('skipped') is not None:
       continue
     if kind == 'test_memory_grid':
-      *parts, memory = cell.split(' | ')
-      for key in zip(['remember'] * 2, AXES, parts, [memory] * 2):
+      for axis, part, memory in grid.met(cell.split(' | ')):
+        key = ('remember', [*AXES][axis], part, memory)
         found[key] = found.get(key, True) and not bad
     else:
       parts = tuple(cell.split(' | '))  # of models, the kernel is no matter
@@ -269,6 +270,7 @@ def page(found: dict, date: str, where: str) -> str:
     left=len(grid.full()) + len(grid.models()) + _pairs_of_all() - len(found),
     scores=len(grid.SCORES),
     names='; '.join(grid.SCORES),
+    several='; '.join(grid.SEVERAL),
     reasons='\n'.join(f'- {x}: {reason}' for reason, x in letters.items()),
   )
   for kernel in grid.KERNELS:

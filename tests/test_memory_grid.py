@@ -6,9 +6,10 @@ gives alone; and token by token, as generation reads, a model gives the same
 losses. Patterns that look ahead have no decoding: a token would see what is not
 there yet.
 
-The suite has every memory with every pattern and with every position; two
-memories in one model take kinds of positions in turn. `pytest -m grid` has all
-pairs of them too.
+The suite has every memory with every pattern and with every position. Six of
+them meet these together, in one model that has them all, and alone take kinds
+of positions in turn, as do two in one model. `pytest -m grid` has all pairs of
+each.
 
 RoPE's stretches differ in the angles of their scores, so what their models make
 of these is given to the program of plain RoPE. With XL's cache each has its own
@@ -52,7 +53,7 @@ def model_of(position, pattern, memory):
   model = tiny.transformer_xl(depth, num_heads=grid.HEADS, vocab=11)
   return dataclasses.replace(
     model,
-    memory=grid.MEMORIES[memory],
+    memory=grid.memory_of(position, pattern, memory),
     position=grid.POSITIONS[position],
     pattern=grid.PATTERNS[pattern],
   )
@@ -154,11 +155,12 @@ def of_suite():
   XL's cache is that of whole models in `test_grid`, but for some positions.
   """
   positions = [*KINDS, *(x for x in grid.POSITIONS if x not in KINDS)]
-  alone = [name for name in OTHERS if not is_two(name)]
-  turns = zip(KINDS, itertools.cycle(filter(is_two, OTHERS)))
+  in_turn = [x for x in OTHERS if is_two(x) or x in grid.SEVERAL]
+  alone = [x for x in OTHERS if x not in in_turn]
+  several = grid.several_cells(positions)
   return [
-    *grid.with_memory(grid.memory_cells(positions, memories=alone)),
-    *((position, 'causal', memory) for position, memory in turns),
+    *grid.with_memory(grid.memory_cells(positions, memories=alone) + several),
+    *((x, 'causal', y) for x, y in zip(itertools.cycle(KINDS), in_turn)),
     *grid.memory_cells(UNREAD, ['causal'], ['xl']),
   ]
 

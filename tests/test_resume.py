@@ -30,8 +30,8 @@ ROOT = Path(__file__).parent.parent
 STEPS, EVERY, VALIDATE = 320, 40, 160
 TIMINGS = {'tokens_per_second', 'step_seconds', 'data_seconds', 'utilisation'}
 
-# Everything that is random, averaged or carried is on: cached states, tokens
-# around the text, float32 matrices. Each step is logged.
+# Everything that is random, averaged or carried is on: cached states, and
+# float32 matrices. Each step is logged.
 CONFIG = f"""
 import dataclasses
 
@@ -39,7 +39,7 @@ from lctx import (
   Adam, Bytes, Checkpoints, Config, Evaluation, Lanes, Logging, Text, Training,
   presets,
 )
-from lctx.memory import Infini, Together, Tokens
+from lctx.memory import Infini, Together
 
 
 def get_config(arg=None):
@@ -47,15 +47,14 @@ def get_config(arg=None):
     1, 16, num_heads=2, memory_length=8, ffn_width=16, dropout=0.1,
     attention_dropout=0.1, memory_dropout=0.25,
   )
-  tokens = Together(model.memory, Tokens(1))
-  memory = Together(tokens, Infini(delta=True))
+  memory = Together(model.memory, Infini(delta=True))
   return Config(
     model=dataclasses.replace(model, memory=memory),
     data=Lanes(Text('TEXT'), Bytes(), rows=16, segment=8, segments=2),
     optimizer=Adam(peak=3e-3),
     train=Training(
-      steps={STEPS}, accumulate=2, ema=0.99, gradient_segments=1,
-      eval_every={VALIDATE}, valid_tokens=4000,
+      steps={STEPS}, accumulate=2, ema=0.99, eval_every={VALIDATE},
+      valid_tokens=4000,
     ),
     eval=Evaluation(rows=2, tokens=2000, compare=False),
     checkpoint=Checkpoints(every={EVERY}, keep_last=2),

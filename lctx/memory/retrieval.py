@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from lctx.layers.parameters import within
 from lctx.memory.base import Memory, check_no_adaptive
+from lctx.memory.carriers import PROJECTED
 from lctx.memory.chunks import cut
 from lctx.memory.gates import HeadGate, MemoryGate
-from lctx.memory.held import Held, nowhere, pushed
+from lctx.memory.held import Held, pushed
 from lctx.patterns.base import Everything, visible
 from lctx.patterns.causal import Causal
 from lctx.positions.base import Score
@@ -52,7 +53,7 @@ class Retrieval(Memory):
     return 2.0 * sizes.num_heads * sizes.head_width * keys
 
   def initial(self, batch, sizes, dtype):
-    return empty_slots(self.slots, batch, sizes, dtype)
+    return PROJECTED.empty(batch, self.slots, sizes, dtype)
 
   def mix(self, param, carry, y, layer):
     q_BTNH, at = layer.near.q, layer.tokens.at
@@ -101,7 +102,7 @@ class DenseRetrieval(Memory):
     return pattern, Causal()
 
   def initial(self, batch, sizes, dtype):
-    return empty_slots(self.slots, batch, sizes, dtype)
+    return PROJECTED.empty(batch, self.slots, sizes, dtype)
 
   def sources(self, param, carry, near, layer):
     k, v = jax.lax.stop_gradient(carry.states)
@@ -141,7 +142,7 @@ def nearest(
     preferred_element_type=jnp.float32,
   )
   hidden = ~seen_BTM[:, None, None]
-  _, best = jax.lax.top_k(jnp.where(hidden, MASKED, logits), count)
+  top, best = jax.lax.top_k(jnp.where(hidden, MASKED, logits), count)
   pick = jax.vmap(jax.vmap(lambda x_MH, best: x_MH[best]))
   k, v = (
     pick(x.swapaxes(1, 2)[..., :width], best) for x in (k_BMKH, v_BMKH)
@@ -154,18 +155,11 @@ def nearest(
   )
   for score in placeless:
     logits = score.block(logits, q, None, None)
-  seen = jax.vmap(_of_rows)(seen_BTM, best)
+  seen = top > MASKED
   logits = jnp.where(seen, logits, MASKED)
   weights = jnp.where(seen, jax.nn.softmax(logits, axis=-1), 0.0)
   y = jnp.einsum('bkgtc,bkgtch->btkgh', weights.astype(v.dtype), v)
   return y.reshape(q_BTNH.shape).astype(q_BTNH.dtype)
-
-
-def empty_slots(slots, batch, sizes, dtype) -> Held:
-  states = tuple(
-    jnp.zeros((batch, slots, *shape), dtype) for shape in sizes.carried
-  )
-  return Held(states, nowhere(batch, slots))
 
 
 def stored(held: Held, segment) -> Held:
@@ -189,12 +183,6 @@ def check_no_gaps(memory: Memory, pattern) -> None:
       f'{type(memory).__name__.lower()} looks up keys wherever they lie, '
       'in the gaps too. Use causal or window.'
     )
-
-
-def _of_rows(seen_TM, best_KGTC):
-  """[K, G, T, C]: of each query's row, the places in `best`."""
-  rows = jnp.arange(seen_TM.shape[0])[None, None, :, None]
-  return seen_TM[rows, best_KGTC]
 
 
 def _in_turns(one, arrays, turn):

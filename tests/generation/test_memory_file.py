@@ -93,7 +93,8 @@ def same(found, wanted, close):
   ids=lambda memory: type(memory).__name__,
 )
 def test_any_memory_reads_on_and_fits_in_a_file(memory, tmp_path, close):
-  some = loaded_of(memory=memory, position=Rope())
+  depth = 2 if isinstance(memory, OnLayers) else 1
+  some = loaded_of(memory=memory, position=Rope(), depth=depth)
   lctx.save_memory(some.read(A[:11]), tmp_path / 'memory')
   first = lctx.load_memory(tmp_path / 'memory', some)
   asked = some.score(B, after=first)

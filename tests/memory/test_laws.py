@@ -137,7 +137,13 @@ def test_the_form_for_inference_says_the_same(name, close):
   close(got, want)
 
 
-@pytest.mark.parametrize('name', EVERY)
+# They differ from others in how a closed segment is written.
+VARIANTS = 'mean', 'max', 'conv', 'dilated conv', 'infini, lstm'
+VARIANTS = *VARIANTS, 'cell, dual', 'cell, single'
+READ_ON = [name for name in EVERY if name not in VARIANTS]
+
+
+@pytest.mark.parametrize('name', READ_ON)
 def test_rows_that_go_on_token_by_token_read_what_segments_do(name, close):
   """Behind prompts of three lengths, so that segments close at other times."""
   model = model_with(EVERY[name])

@@ -221,11 +221,12 @@ def test_after_a_skipped_step_training_goes_on_with_an_empty_memory():
 
 
 def test_a_finite_loss_with_a_gradient_that_overflows_is_skipped():
-  """With norm scales of 1e20, squares of gradients pass 1e38."""
+  """With a last norm's scale of 1e20, squares of gradients pass 1e38."""
   model = model_of()
   before = beginning(model)
   params = jax.tree_util.tree_map_with_path(
-    lambda path, x: x * 1e20 if path[-1].key == 'scale' else x, before.params
+    lambda path, x: x.at[-1].multiply(1e20) if path[-2].key == 'norm_1' else x,
+    before.params,
   )
   got = run(model, [batch_of(1)], state=before.replace(params=params))
   assert np.isfinite(got.metrics['loss']).all()
