@@ -24,13 +24,28 @@ class Output:
   """What turns hidden states into log-probabilities; bin by bin."""
 
   tables: tuple[Array, ...]  # [V_i, E_i]
-  biases: tuple[Array, ...]  # [V_i]
+  biases: tuple[Array | None, ...]  # [V_i]
   projections: tuple[Array | None, ...]  # [D, E_i]; None = D is E_i
   clusters: tuple[Array, Array] | None  # [C, E_0], [C]; bin i in column C - i
+  cap: float | None = struct.field(pytree_node=False, default=None)
 
   @property
   def vocabulary(self) -> int:
     return sum(table.shape[0] for table in self.tables)
+
+
+def logits(output: Output, hidden_BTD: Array) -> Array:
+  """What the softmax of a vocabulary of one bin is of, float32 [B, T, V].
+
+  Raises ValueError where there are several.
+  """
+  if output.clusters is not None:
+    raise ValueError(
+      f'The vocabulary has {len(output.tables)} bins, each with a softmax of '
+      'its own, so there are no logits of all. Use log_probs.'
+    )
+  (found,) = _all_logits(output, hidden_BTD)
+  return found
 
 
 def log_probs(output: Output, hidden_BTD: Array) -> Array:
@@ -88,7 +103,14 @@ def _nll(output, hidden_BTD, targets_BT):
 
 def _bins(output, hidden_BTD):
   """Log-probabilities of the head, and within each tail bin."""
-  logits = [
+  found = _all_logits(output, hidden_BTD)
+  head, *tails = (jax.nn.log_softmax(x, axis=-1) for x in found)
+  return head, tails
+
+
+def _all_logits(output, hidden_BTD):
+  """Of each bin; clusters stand behind the words of the first."""
+  found = [
     _logits(hidden_BTD, table, bias, projection)
     for table, bias, projection in zip(
       output.tables, output.biases, output.projections, strict=True
@@ -96,9 +118,10 @@ def _bins(output, hidden_BTD):
   ]
   if output.clusters is not None:
     extra = _logits(hidden_BTD, *output.clusters, output.projections[0])
-    logits[0] = jnp.concatenate([logits[0], extra], axis=-1)
-  head, *tails = (jax.nn.log_softmax(x, axis=-1) for x in logits)
-  return head, tails
+    found[0] = jnp.concatenate([found[0], extra], axis=-1)
+  if output.cap is None:
+    return found
+  return [output.cap * jnp.tanh(x / output.cap) for x in found]
 
 
 def _logits(hidden_BTD, table_VE, bias_V, projection_DE):
@@ -111,7 +134,7 @@ def _logits(hidden_BTD, table_VE, bias_V, projection_DE):
     table_VE.astype(dtype),
     preferred_element_type=jnp.float32,
   )
-  return logits_BTV + bias_V[None, None]
+  return logits_BTV if bias_V is None else logits_BTV + bias_V[None, None]
 
 
 def _pick(x_BTV, i_BT):

@@ -4,13 +4,13 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
-from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from lctx import presets
+from lctx.interop import tables
+from lctx.interop.tables import Arrays
 from lctx.interop.transformer_xl_names import (
   OFFICIAL,
   RELEASED,
@@ -22,8 +22,6 @@ from lctx.models.decoder import Decoder
 from lctx.positions.xl import LearnedRelative
 from lctx.types import Params
 
-Arrays = Mapping[str, np.ndarray]
-SHOWN = 6  # names in an error
 IGNORED = ('pos_emb.inv_freq', 'crit.out_layers.lm_head.weight')
 
 
@@ -95,68 +93,20 @@ def read(arrays: Arrays, model: Decoder) -> Params:
       in the model but different in the file; the first few of them listed.
   """
   spelling = RELEASED if _is_released(arrays) else OFFICIAL
-  wanted = entries(model, spelling)
-  aliases = tied(model, spelling)
-  problems = _problems(arrays, wanted, aliases, spelling)
-  if problems:
-    more = [f'and {len(problems) - SHOWN} more'] if problems[SHOWN:] else []
-    raise ValueError(
-      'These weights do not fit the model: '
-      + '; '.join(problems[:SHOWN] + more)
-      + '. Give the model the sizes and ties the weights were made with.'
-    )
-  flat: dict = {}
-  for entry in wanted:
-    value = entry.ours(np.asarray(arrays[entry.name], np.float32))
-    if entry.layer is None:
-      flat[entry.path] = value
-    else:
-      flat.setdefault(entry.path, []).append(value)
-  flat = {
-    path: np.stack(value) if isinstance(value, list) else value
-    for path, value in flat.items()
-  }
-  return jax.tree.map(jax.numpy.asarray, traverse_util.unflatten_dict(flat))
+  ignored = {spelling.body + name for name in IGNORED} | set(IGNORED)
+  return tables.read(
+    arrays,
+    entries(model, spelling),
+    tied(model, spelling),
+    ignored.__contains__,
+  )
 
 
 def write(
   params: Params, model: Decoder, spelling: Spelling = OFFICIAL
 ) -> dict[str, np.ndarray]:
   """The official state dict of our parameters; tied names appear twice."""
-  flat = traverse_util.flatten_dict(params)
-  arrays: dict = {}
-  for entry in entries(model, spelling):
-    value = np.asarray(flat[entry.path])
-    value = entry.theirs(value if entry.layer is None else value[entry.layer])
-    if entry.part is None:
-      arrays[entry.name] = value
-    else:
-      arrays.setdefault(entry.name, []).append(value)
-  arrays = {
-    name: np.concatenate(value) if isinstance(value, list) else value
-    for name, value in arrays.items()
-  }
-  for alias, name in tied(model, spelling).items():
-    arrays[alias] = arrays[name]
-  return arrays
-
-
-def _problems(arrays, wanted, aliases, spelling):
-  names = {entry.name: entry for entry in wanted}
-  ignored = {spelling.body + name for name in IGNORED} | set(IGNORED)
-  unexpected = set(arrays) - set(names) - set(aliases) - ignored
-  found = [f'{name} is missing' for name in names if name not in arrays]
-  found += [f'{name} is unexpected' for name in sorted(unexpected)]
-  for name, entry in names.items():
-    if name in arrays and arrays[name].shape != entry.shape:
-      found.append(
-        f'{name} has shape {arrays[name].shape}, the model needs {entry.shape}'
-      )
-  for alias, name in aliases.items():
-    both = alias in arrays and name in arrays
-    if both and not np.array_equal(arrays[alias], arrays[name]):
-      found.append(f'{alias} differs from {name}, to which it is tied')
-  return found
+  return tables.write(params, entries(model, spelling), tied(model, spelling))
 
 
 def _is_released(arrays):

@@ -7,10 +7,10 @@ is [in, out], with heads apart. Their learned distances run from far to near.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
+from lctx.interop.tables import Entry, of_layer, same, turned
 from lctx.models.decoder import Decoder
 from lctx.models.heads import Heads
 from lctx.models.parts import Stack
@@ -28,19 +28,6 @@ class Spelling:
 
 OFFICIAL = Spelling()
 RELEASED = Spelling('transformer.', layer_biases=True, clusters_forward=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-  """One array of theirs, and the place it has in our tree."""
-
-  name: str
-  path: tuple[str, ...]
-  shape: tuple[int, ...]
-  ours: Callable[[np.ndarray], np.ndarray]
-  theirs: Callable[[np.ndarray], np.ndarray]
-  layer: int | None = None  # of a place that is stacked over layers
-  part: int | None = None  # of an array that holds query, key and value
 
 
 def entries(model: Decoder, spelling: Spelling) -> list[Entry]:
@@ -90,7 +77,7 @@ def _vocabulary(model, spelling):
       name = f'crit.out_projs.{i}'
       found.append(_plain(name, f'out_projection_{i}', shape))
   if embed.cutoffs:
-    turn = _reversed if spelling.clusters_forward else _same
+    turn = _reversed if spelling.clusters_forward else same
     clusters = len(embed.cutoffs)
     for name, path, shape in (
       ('weight', 'clusters', (clusters, embed.tables[0][1])),
@@ -103,12 +90,7 @@ def _vocabulary(model, spelling):
 
 def _layer(model, spelling, layer):
   at = f'{spelling.body}layers.{layer}.'
-  return [
-    dataclasses.replace(
-      entry, name=at + entry.name, path=('layers', *entry.path), layer=layer
-    )
-    for entry in (*_attention(model), *_feed_forward(model))
-  ]
+  return of_layer((*_attention(model), *_feed_forward(model)), at, layer)
 
 
 def _check_layers(model):
@@ -146,7 +128,8 @@ def _attention(model):
   name, shape = 'dec_attn.qkv_net.weight', (3 * flat, width)
   for part, ours in enumerate(('query', 'key', 'value')):
     turns = into_heads(part)
-    yield Entry(name, ('attention', ours), shape, *turns, part=part)
+    path = 'attention', ours
+    yield Entry(name, path, shape, *turns, joined=np.concatenate)
   if not isinstance(model.position, LearnedRelative):
     name, shape = 'dec_attn.r_net.weight', (flat, width)
     yield Entry(name, ('relative',), shape, *into_heads())
@@ -168,16 +151,16 @@ def _feed_forward(model):
     ('CoreNet.3', 'out', (width, ffn)),
   ):
     name = f'pos_ff.{name}'
-    yield Entry(f'{name}.weight', ('ffn', ours), shape, _turn, _turn)
+    yield Entry(f'{name}.weight', ('ffn', ours), shape, turned, turned)
     bias = ('ffn', f'{ours}_bias')
-    yield Entry(f'{name}.bias', bias, shape[:1], _same, _same)
+    yield Entry(f'{name}.bias', bias, shape[:1], same, same)
   yield from _norm('pos_ff', 'norm_1', width)
 
 
 def _norm(part, ours, width):
   for name, leaf in (('weight', 'scale'), ('bias', 'bias')):
     name = f'{part}.layer_norm.{name}'
-    yield Entry(name, (ours, leaf), (width,), _same, _same)
+    yield Entry(name, (ours, leaf), (width,), same, same)
 
 
 def _biases(model, spelling):
@@ -191,12 +174,12 @@ def _biases(model, spelling):
       Entry('r_emb', far, table, _far_first, _far_first),
       Entry('r_bias', near, table[:3], _far_first, _far_first),
       Entry(
-        'r_w_bias', ('layers', 'content_bias'), (depth, *heads), _same, _same
+        'r_w_bias', ('layers', 'content_bias'), (depth, *heads), same, same
       ),
     ]
   if not position.per_layer:
     return [
-      Entry(spelling.body + theirs, ('once', ours), heads, _same, _same)
+      Entry(spelling.body + theirs, ('once', ours), heads, same, same)
       for theirs, ours in pair
     ]
   return [
@@ -204,8 +187,8 @@ def _biases(model, spelling):
       f'{spelling.body}layers.{layer}.dec_attn.{theirs}',
       ('layers', ours),
       heads,
-      _same,
-      _same,
+      same,
+      same,
       layer,
     )
     for layer in range(depth)
@@ -219,15 +202,7 @@ def _heads(model):
 
 
 def _plain(name, path, shape):
-  return Entry(name, ('vocabulary', path), shape, _same, _same)
-
-
-def _same(w):
-  return w
-
-
-def _turn(w):
-  return w.T
+  return Entry(name, ('vocabulary', path), shape, same, same)
 
 
 def _reversed(w):

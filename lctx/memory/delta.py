@@ -205,7 +205,7 @@ class GatedLinear(GatedDelta):
 def _channels(tokens: Segment, layer) -> Array:
   """What is convolved: queries, keys and values, [B, T, N + 2 K, H]."""
   width = layer.sizes.head_width
-  q = layer.queries(layer.norm(tokens.x)) * width**0.5
+  q = layer.queries(layer.norm(tokens.x)) / layer.sizes.scale
   return jnp.concatenate([q, tokens.k[..., :width], tokens.v], axis=2)
 
 

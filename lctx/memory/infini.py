@@ -39,7 +39,7 @@ class Infini(Affine):
 
   def mix(self, param, carry, y, layer):
     q_BTNH = layer.near.q.astype(jnp.float32)
-    q_BTNH *= layer.sizes.head_width**0.5  # as it was before it was scaled
+    q_BTNH /= layer.sizes.scale  # as it was before it was scaled
     recalled_BTNH = recalled(*carry.states, features(q_BTNH))
     live_BT11 = carry.of_same(layer.tokens.at)[:, :, None, None]
     joined_BTNH = self.gate(within(param, 'gate'), y, recalled_BTNH)

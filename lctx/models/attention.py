@@ -20,6 +20,8 @@ from lctx.patterns.base import Pattern
 from lctx.positions.base import Score, Sizes
 from lctx.types import Coords
 
+zeros = nn.initializers.zeros
+
 
 class OfMemory(NamedTuple):
   """What a layer hands to its memory."""
@@ -29,7 +31,7 @@ class OfMemory(NamedTuple):
 
 
 class Attention(nn.Module):
-  """Dai et al. 2019, section 3.3: no biases in any projection."""
+  """Vaswani et al. 2017, section 3.2.2, over all that a memory offers."""
 
   sizes: Sizes
   heads: Heads
@@ -89,6 +91,9 @@ class Attention(nn.Module):
     y = jnp.einsum('btnh,nhd->btd', y_BTNH[:, :, :own], out_NHD[:own])
     if y_BTNH.shape[2] > own:  # apart, so that zeros add nothing to the bit
       y += jnp.einsum('btnh,nhd->btd', y_BTNH[:, :, own:], out_NHD[own:])
+    if self.heads.out_bias:
+      bias_D = param('out_bias', (sizes.width,), ('width',), zeros)
+      y += bias_D.astype(x.dtype)[None, None]
     return y, segment, memory, layer
 
   def _projections(self, param, queries_too: bool):
@@ -97,7 +102,15 @@ class Attention(nn.Module):
 
     def projection(name, heads):
       kernel = param(name, (sizes.width, heads, sizes.head_width), axes)
-      return lambda x: jnp.einsum('btd,dnh->btnh', x, kernel.astype(x.dtype))
+      bias = self.heads.bias and param(
+        f'{name}_bias', kernel.shape[1:], axes[1:], zeros
+      )
+
+      def projected(x):
+        y = jnp.einsum('btd,dnh->btnh', x, kernel.astype(x.dtype))
+        return y + bias.astype(x.dtype)[None, None] if self.heads.bias else y
+
+      return projected
 
     to_q = projection('query', sizes.num_heads)
     to_k = projection('key', sizes.key_heads)
@@ -111,7 +124,7 @@ class Attention(nn.Module):
       )
 
     def scaled(x):
-      return of_q(to_q(x)) * jnp.asarray(sizes.head_width**-0.5, x.dtype)
+      return of_q(to_q(x)) * jnp.asarray(sizes.scale, x.dtype)
 
     def to_kv(x):
       k_BSKH = of_k(to_k(x))

@@ -84,8 +84,9 @@ class Block(nn.Module):
     of_memory = OfMemory(owned, shared.memory)
     y, segment, memory, layer = attend(x, at, carry, scores, before, of_memory)
     if stack.pre_norm:
-      x = gate_0(x, drop(y))
-      x = gate_1(x, feed(norm_1(x)))
+      after_0, after_1 = self._after()
+      read, x = x, gate_0(x, drop(after_0(y)))
+      x = gate_1(x, after_1(feed(norm_1(read if stack.parallel else x))))
     else:
       x = norm_0(gate_0(x, drop(y)))
       x = norm_1(gate_1(x, feed(x)))
@@ -104,6 +105,11 @@ class Block(nn.Module):
       written = where(closing_B, written, memory)
       opened = opened.emptied(closing_B)
     return x, (LayerCarry(written, opened), penalty + cost)
+
+  def _after(self):
+    if not self.stack.norm_after:
+      return _same, _same
+    return (Owner(self.stack.norm, name=f'after_{i}') for i in range(2))
 
   def _left(self, owned, x, segment):
     if not self.around[1]:

@@ -60,7 +60,11 @@ class Decoder(Recurrent):
   def setup(self):
     self.vocabulary = Vocabulary(self.embed, self.compute.jax_dtype)
     self.placed = Owner(self.position.embed)
+    if self.embed.norm is not None:
+      self.embed_norm = Owner(self.embed.norm)
     self.set_up_layers()
+    if self.stack.final_norm:
+      self.final_norm = Owner(self.stack.norm)
     self.drop = nn.Dropout(self.dropout.hidden)
 
   def __call__(
@@ -77,16 +81,25 @@ class Decoder(Recurrent):
     opened, around = carry.open, self.memory.around
     sizes = self.sizes(at.length if opened is None else opened.text.at.length)
     at = self.counted(at, carry).shifted(-around.before)
-    x = self._drop(self.placed(self.vocabulary(tokens_BT), at))
+    x = self.placed(self.vocabulary(tokens_BT), at)
+    if self.embed.norm is not None:
+      x = self.embed_norm(x)
+    x = self._drop(x)
     if opened is not None:
       x, carry, penalty = self.layers_of(x, at, carry, scores, sizes)
     else:
       x, carry, penalty = self.whole(x, at, carry, scores, sizes)
+    if self.stack.final_norm:
+      x = self.final_norm(x)
     return self._drop(x), carry, penalty
 
   def nll(self, hidden_BTD: Array, targets_BT: Array) -> Array:
     """Nats of each target, float32 [B, T]; by chunks of tokens."""
     return losses.nll(self.vocabulary.output(), hidden_BTD, targets_BT)
+
+  def logits(self, hidden_BTD: Array) -> Array:
+    """Of every token, float32 [B, T, V]; of a vocabulary without bins."""
+    return losses.logits(self.vocabulary.output(), hidden_BTD)
 
   def log_probs(self, hidden_BTD: Array) -> Array:
     """Log-probabilities of every token, float32 [B, T, V]."""
@@ -111,6 +124,7 @@ class Decoder(Recurrent):
       ahead=longest if after is None else min(after, longest),
       dtype=self.compute.jax_dtype,
       key_width=head_width,
+      logit_scale=self.heads.scale,
     )
     return dataclasses.replace(sizes, key_width=self.heads.key_width(sizes))
 

@@ -20,14 +20,19 @@ class Heads:
   """What attention does beside position and pattern; by default nothing.
 
   `keys`: heads of keys and values; fewer than num_heads is grouped-query
-  attention, 1 is multi-query, None as many. `norm` is of queries and of keys,
-  each head by itself, before positions (QK-norm). `adaptive` reweights logits
+  attention, 1 is multi-query, None as many. `bias` is added to queries, keys
+  and values, `out_bias` to what all heads give. `norm` is of queries and of
+  keys, each head by itself, before positions (QK-norm). `scale` multiplies
+  logits, None = 1 / sqrt(head width). `adaptive` reweights logits
   by how alike positions are, `cap` bounds them softly, `span` learns how far
   back each head looks; in this order.
   """
 
   keys: int | None = None
+  bias: bool = False
+  out_bias: bool = False
   norm: Norm | None = None
+  scale: float | None = None
   cap: float | None = None
   span: AdaptiveSpan | None = None
   adaptive: Adaptive | None = None
@@ -37,6 +42,11 @@ class Heads:
       raise ValueError(
         f'model.heads.keys = {self.keys} counts heads of keys and must be at '
         'least 1. Use none for as many as queries have.'
+      )
+    if self.scale is not None and self.scale <= 0:
+      raise ValueError(
+        f'model.heads.scale = {self.scale} multiplies logits and must be above '
+        '0. Use none for 1 / sqrt(head width).'
       )
     if self.cap is not None and self.cap <= 0:
       raise ValueError(

@@ -34,8 +34,10 @@ class Stack:
 
   `head_width` None = width / num_heads; `ffn_width` None = 4 x width.
   `pre_norm`: norms sit before each part and memory holds un-normed states;
-  as published, nothing is normed after the last layer then. `gate` is how
-  each part joins what it read; every place has parameters of its own.
+  `norm_after` (Gemma 2) norms what a pre-normed part gives, too, `final_norm`
+  what the last layer gives. `parallel` (GPT-NeoX): both parts read what the
+  layer received. `gate` is how each part joins what it read; every place has
+  parameters of its own.
   `initializer_range`: the standard deviation of matrices and tables when
   training begins; None = 1 / sqrt(width), which small models want.
   """
@@ -45,6 +47,9 @@ class Stack:
   head_width: int | None = None
   ffn_width: int | None = None
   pre_norm: bool = False
+  norm_after: bool = False
+  final_norm: bool = False
+  parallel: bool = False
   norm: Norm = dataclasses.field(default_factory=LayerNorm)
   ffn: FeedForward = dataclasses.field(default_factory=Relu)
   gate: Gate = dataclasses.field(default_factory=Residual)
@@ -56,6 +61,12 @@ class Stack:
         f'model.stack.initializer_range = {self.initializer_range} is a '
         'standard deviation and must be above 0, or none for 1 / sqrt(width).'
       )
+    for name in ('norm_after', 'parallel'):
+      if getattr(self, name) and not self.pre_norm:
+        raise ValueError(
+          f'model.stack.{name} is of parts that are normed before, but '
+          'model.stack.pre_norm is off. Turn both on, or both off.'
+        )
     for name in ('depth', 'num_heads', 'head_width', 'ffn_width'):
       value = getattr(self, name)
       if value is not None and value < 1:

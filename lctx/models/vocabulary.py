@@ -11,6 +11,7 @@ import itertools
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lctx.layers.norm import Norm
 from lctx.layers.parameters import declare
 from lctx.losses import Output
 
@@ -22,7 +23,10 @@ class Embedding:
   """The vocabulary's part of a model.
 
   `vocab`: number of tokens; None = the tokenizer's. `tie_projections`: one
-  flag per bin; the first bin's is never set in the published models.
+  flag per bin; the first bin's is never set in the published models. `scaled`:
+  vectors times sqrt(width). `norm` is of vectors with what positions added to
+  them (BERT, Bloom). `out_bias` is added to logits; `out_cap` bounds them
+  softly (Gemma 2): c tanh(logit / c).
   """
 
   width: int
@@ -32,8 +36,17 @@ class Embedding:
   div_val: int = 1
   tie_weights: bool = True
   tie_projections: tuple[bool, ...] = ()
+  scaled: bool = True
+  norm: Norm | None = None
+  out_bias: bool = True
+  out_cap: float | None = None
 
   def __post_init__(self):
+    if self.out_cap is not None and self.out_cap <= 0:
+      raise ValueError(
+        f'model.embed.out_cap = {self.out_cap} bounds logits and must be above '
+        '0. Use none for no bound.'
+      )
     if self.width < 1:
       raise ValueError(f'model.embed.width = {self.width} must be at least 1.')
     if self.vocab is not None:
@@ -122,6 +135,8 @@ class Vocabulary(nn.Module):
     )
     self.biases = tuple(
       param(f'out_bias_{i}', (v,), ('vocab',), zeros)
+      if embed.out_bias
+      else None
       for i, (v, _) in enumerate(embed.tables)
     )
     self.out_tables = self._out_tables(param)
@@ -163,7 +178,7 @@ class Vocabulary(nn.Module):
     return tuple(enumerate(self.embed.bins))
 
   def __call__(self, tokens_BT):
-    """x [B, T, D] in the compute dtype, times the square root of width."""
+    """x [B, T, D] in the compute dtype."""
     if self.embed.div_val == 1:
       x = self._vectors(0, tokens_BT)
     else:
@@ -172,6 +187,8 @@ class Vocabulary(nn.Module):
         inside = (tokens_BT >= start) & (tokens_BT < end)
         local = jnp.clip(tokens_BT - start, 0, end - start - 1)
         x += jnp.where(inside[..., None], self._vectors(i, local), 0)
+    if not self.embed.scaled:
+      return x
     return x * jnp.asarray(self.embed.width**0.5, self.dtype)
 
   def _vectors(self, i, ids_BT):
@@ -186,5 +203,10 @@ class Vocabulary(nn.Module):
     tables, biases = self.out_tables, self.biases
     if len(tables) == 1:
       tables = tuple(tables[0][a:b] for a, b in self.embed.bins)
-      biases = tuple(biases[0][a:b] for a, b in self.embed.bins)
-    return Output(tables, biases, self.out_projections, self.clusters)
+      biases = tuple(
+        None if biases[0] is None else biases[0][a:b]
+        for a, b in self.embed.bins
+      )
+    return Output(
+      tables, biases, self.out_projections, self.clusters, self.embed.out_cap
+    )

@@ -25,6 +25,14 @@ class Sizes:
   ahead: int  # the longest distance a query can look ahead
   dtype: Any  # of activations
   key_width: int  # channels of a key as it is carried
+  logit_scale: float | None = None  # None = 1 / sqrt(head_width)
+
+  @property
+  def scale(self) -> float:
+    """What logits, or queries before, are multiplied by."""
+    if self.logit_scale is not None:
+      return self.logit_scale
+    return self.head_width**-0.5
 
   @property
   def carried(self) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -47,7 +47,7 @@ class RelativeXL(Position):
     kernel_DNH = param('relative', shape, ('width', 'heads', 'head_width'))
     kernel_DNH = kernel_DNH.astype(sinusoid_PD.dtype)
     r_PNH = jnp.einsum('pd,dnh->pnh', sinusoid_PD, kernel_DNH)
-    scale, ahead = sizes.head_width**-0.5, sizes.ahead
+    scale, ahead = sizes.scale, sizes.ahead
     if self.clamp is not None:
       ahead = min(ahead, self.clamp)
     return Relative(r_PNH, u_NH, v_NH, None, scale, ahead)
@@ -101,7 +101,7 @@ class LearnedRelative(Position):
     u_NH = param('content_bias', heads, axes[1:])
     if self.clamp is not None:
       r_PNH, c_PN = (x[: self.ahead + self.clamp] for x in (r_PNH, c_PN))
-    scale = sizes.head_width**-0.5
+    scale = sizes.scale
     return Relative(r_PNH, u_NH, None, c_PN, scale, self.ahead)
 
 

@@ -1,4 +1,4 @@
-"""Published models: each is one function that picks parts.
+"""Published models that carry memory.
 
 One whose memory is one part, the same in every layer, has no function of its
 own: `remembering(depth, width, num_heads, Infini(delta=True))`, with Tokens

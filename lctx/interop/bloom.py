@@ -1,0 +1,83 @@
+"""Bloom as Hugging Face names it: `BloomForCausalLM`."""
+
+from lctx import presets
+from lctx.interop.family import Family, dropouts
+from lctx.interop.layers import array, fused, linear, norm, out_of_heads
+from lctx.interop.options import Options
+from lctx.interop.tables import Entry, of_layer
+from lctx.models.decoder import Decoder
+from lctx.models.parts import Dropout
+
+BODY, TRAINED = 'transformer.', 2048  # tokens, as published; files do not say
+SILENT = 'initializer_range', 'slow_but_exact', 'seq_length'
+
+
+def model_for(options: Options) -> Decoder:
+  options.expect('apply_residual_connection_post_layernorm', False)
+  hidden, attention = dropouts(
+    options, ('hidden_dropout',), 'attention_dropout'
+  )
+  model = presets.bloom(
+    options.take('n_layer'),
+    options.take('hidden_size'),
+    options.take('n_head'),
+    TRAINED,
+    vocab=options.take('vocab_size'),
+    epsilon=options.take('layer_norm_epsilon', 1e-5),
+    tie_weights=options.take('tie_word_embeddings', True),
+    dropout=Dropout(hidden, attention),
+  )
+  options.check_all_read(SILENT)
+  return model
+
+
+def config_of(model: Decoder) -> dict:
+  return {
+    'architectures': ['BloomForCausalLM'],
+    'model_type': 'bloom',
+    'n_layer': model.stack.depth,
+    'hidden_size': model.embed.width,
+    'n_head': model.stack.num_heads,
+    'vocab_size': model.embed.vocab,
+    'layer_norm_epsilon': model.stack.norm.epsilon,
+    'tie_word_embeddings': model.embed.tie_weights,
+    'hidden_dropout': model.dropout.hidden,
+    'attention_dropout': model.dropout.attention,
+  }
+
+
+def entries(model: Decoder) -> list[Entry]:
+  width, vocab = model.embed.width, model.embed.vocab
+  table = f'{BODY}word_embeddings'
+  found = [
+    array(f'{table}.weight', ('vocabulary', 'table_0'), vocab, width),
+    *norm(f'{table}_layernorm', 'embed_norm', width, bias=True),
+    *norm(f'{BODY}ln_f', 'final_norm', width, bias=True),
+  ]
+  if not model.embed.tie_weights:
+    path = 'vocabulary', 'out_table_0'
+    found.append(array('lm_head.weight', path, vocab, width))
+  sizes, ffn = model.sizes(), model.stack.ffn_width_of(width)
+  heads = sizes.num_heads, sizes.head_width
+  for layer in range(model.stack.depth):
+    of_one = [
+      *norm('input_layernorm', 'norm_0', width, bias=True),
+      *norm('post_attention_layernorm', 'norm_1', width, bias=True),
+      *fused('self_attention.query_key_value', width, heads),
+      *out_of_heads('self_attention.dense', width, heads, bias=True),
+      *linear('mlp.dense_h_to_4h', 'in', (width, ffn), bias=True),
+      *linear('mlp.dense_4h_to_h', 'out', (ffn, width), bias=True),
+    ]
+    found += of_layer(of_one, f'{BODY}h.{layer}.', layer)
+  return found
+
+
+def tied(model: Decoder) -> dict[str, str]:
+  if not model.embed.tie_weights:
+    return {}
+  return {'lm_head.weight': f'{BODY}word_embeddings.weight'}
+
+
+FAMILIES = {
+  'BloomForCausalLM': Family(model_for, config_of, entries, tied, body=BODY)
+}

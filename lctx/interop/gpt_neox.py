@@ -1,0 +1,106 @@
+"""GPT-NeoX and Pythia as Hugging Face names them: `GPTNeoXForCausalLM`."""
+
+from lctx import presets
+from lctx.interop import rotary
+from lctx.interop.family import Family, dropouts
+from lctx.interop.layers import array, fused, linear, norm, out_of_heads
+from lctx.interop.options import Options
+from lctx.interop.tables import Entry, of_layer
+from lctx.models.decoder import Decoder
+from lctx.models.parts import Dropout
+
+BODY = 'gpt_neox.'
+GELU = {'gelu': True, 'gelu_new': False, 'gelu_pytorch_tanh': False}
+SILENT = 'initializer_range', 'classifier_dropout'
+
+
+def model_for(options: Options) -> Decoder:
+  options.expect('attention_bias', True)
+  longest = options.take('max_position_embeddings')
+  share = options.take('rotary_pct', 0.25)
+  base = options.take('rotary_emb_base', 10_000)
+  position = rotary.read(options, longest=longest, base=base, share=share)
+  hidden, attention = dropouts(
+    options, ('hidden_dropout',), 'attention_dropout'
+  )
+  model = presets.gpt_neox(
+    options.take('num_hidden_layers'),
+    options.take('hidden_size'),
+    options.take('num_attention_heads'),
+    longest,
+    vocab=options.take('vocab_size'),
+    ffn_width=options.take('intermediate_size'),
+    parallel=options.take('use_parallel_residual', True),
+    epsilon=options.take('layer_norm_eps', 1e-5),
+    exact=GELU[options.expect('hidden_act', *GELU)],
+    tie_weights=options.take('tie_word_embeddings', False),
+    position=position,
+    dropout=Dropout(hidden, attention),
+  )
+  options.check_all_read(SILENT)
+  return model
+
+
+def config_of(model: Decoder) -> dict:
+  stack = model.stack
+  exact = {exact: name for name, exact in reversed(GELU.items())}
+  return {
+    'architectures': ['GPTNeoXForCausalLM'],
+    'model_type': 'gpt_neox',
+    'num_hidden_layers': stack.depth,
+    'hidden_size': model.embed.width,
+    'num_attention_heads': stack.num_heads,
+    'max_position_embeddings': model.memory.length,
+    'vocab_size': model.embed.vocab,
+    'intermediate_size': stack.ffn_width_of(model.embed.width),
+    'use_parallel_residual': stack.parallel,
+    'layer_norm_eps': stack.norm.epsilon,
+    'hidden_act': exact[stack.ffn.exact],
+    'tie_word_embeddings': model.embed.tie_weights,
+    'rope_parameters': rotary.write(model.position),
+    'hidden_dropout': model.dropout.hidden,
+    'attention_dropout': model.dropout.attention,
+  }
+
+
+def entries(model: Decoder) -> list[Entry]:
+  width, vocab = model.embed.width, model.embed.vocab
+  found = [
+    array(f'{BODY}embed_in.weight', ('vocabulary', 'table_0'), vocab, width),
+    *norm(f'{BODY}final_layer_norm', 'final_norm', width, bias=True),
+  ]
+  if not model.embed.tie_weights:
+    path = 'vocabulary', 'out_table_0'
+    found.append(array('embed_out.weight', path, vocab, width))
+  sizes, ffn = model.sizes(), model.stack.ffn_width_of(width)
+  heads = sizes.num_heads, sizes.head_width
+  for layer in range(model.stack.depth):
+    of_one = [
+      *norm('input_layernorm', 'norm_0', width, bias=True),
+      *norm('post_attention_layernorm', 'norm_1', width, bias=True),
+      *fused('attention.query_key_value', width, heads),
+      *out_of_heads('attention.dense', width, heads, bias=True),
+      *linear('mlp.dense_h_to_4h', 'in', (width, ffn), bias=True),
+      *linear('mlp.dense_4h_to_h', 'out', (ffn, width), bias=True),
+    ]
+    found += of_layer(of_one, f'{BODY}layers.{layer}.', layer)
+  return found
+
+
+def tied(model: Decoder) -> dict[str, str]:
+  if not model.embed.tie_weights:
+    return {}
+  return {'embed_out.weight': f'{BODY}embed_in.weight'}
+
+
+BUFFERS = '.attention.bias', '.attention.masked_bias', '.rotary_emb.inv_freq'
+FAMILIES = {
+  'GPTNeoXForCausalLM': Family(
+    model_for,
+    config_of,
+    entries,
+    tied,
+    body=BODY,
+    ignored=lambda name: name.endswith(BUFFERS),
+  )
+}

@@ -1,0 +1,146 @@
+"""A folder as Hugging Face's libraries write it: config.json and weights."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from lctx.interop import bloom, gpt2, gpt_neox, llama, tables
+from lctx.interop.family import Family, check_exports
+from lctx.interop.options import Options
+from lctx.models.decoder import Decoder
+from lctx.types import Params
+
+FAMILIES = {
+  **bloom.FAMILIES,
+  **gpt2.FAMILIES,
+  **gpt_neox.FAMILIES,
+  **llama.FAMILIES,
+}
+WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+
+
+class Pretrained(NamedTuple):
+  """A published model."""
+
+  architecture: str
+  model: Decoder
+  params: Params  # float32
+
+
+def load(folder: str | Path) -> Pretrained:
+  """The model of a folder with `config.json` and `model.safetensors`.
+
+  Raises:
+    ValueError: a file that is missing, damaged or of another kind, a model, an
+      option or an array that is not known.
+  """
+  folder = Path(folder)
+  config = _json(folder / 'config.json')
+  name = _architecture(config, folder)
+  family = FAMILIES[name]
+  model = family.model_for(Options(config, str(folder / 'config.json')))
+  arrays = _bodied(_arrays(folder), family)
+  read = arrays, family.entries(model), family.tied(model), family.ignored
+  return Pretrained(name, model, tables.read(*read))
+
+
+def save(
+  folder: str | Path, model: Decoder, params: Params, architecture: str
+) -> None:
+  """Writes such a folder, which `transformers` reads as its own.
+
+  Raises:
+    ValueError: a model that files of this architecture have no words for.
+  """
+  if architecture not in FAMILIES:
+    raise ValueError(
+      f'architecture = {architecture!r} is not written here. Known are '
+      f'{", ".join(FAMILIES)}.'
+    )
+  family, folder = FAMILIES[architecture], Path(folder)
+  config = {
+    'architectures': [architecture],
+    'dtype': 'float32',
+    **family.config_of(model),
+  }
+  again = family.model_for(Options(config, 'config.json'))
+  check_exports(model, again, architecture)
+  arrays = tables.write(params, family.entries(model), {})
+  folder.mkdir(parents=True, exist_ok=True)
+  arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+  save_file(arrays, folder / WEIGHTS, metadata={'format': 'pt'})
+  text = json.dumps(config, indent=2) + '\n'
+  (folder / 'config.json').write_text(text)
+
+
+def _architecture(config, folder) -> str:
+  names = config.get('architectures') or []
+  known = [name for name in names if name in FAMILIES]
+  if not known:
+    raise ValueError(
+      f'{folder / "config.json"} is of {", ".join(names) or "no architecture"}'
+      f', which is not read here. Known are {", ".join(FAMILIES)}.'
+    )
+  return known[0]
+
+
+def _arrays(folder: Path) -> dict[str, np.ndarray]:
+  """Of one file, or of all that an index names."""
+  if (folder / WEIGHTS).is_file():
+    return _of_file(folder / WEIGHTS)
+  if (folder / INDEX).is_file():
+    files = sorted({*_json(folder / INDEX)['weight_map'].values()})
+    found = {}
+    for name in files:
+      found |= _of_file(folder / name)
+    return found
+  pickled = sorted(x.name for x in folder.glob('pytorch_model*.bin'))
+  if pickled:
+    raise ValueError(
+      f'{folder} has its weights in {pickled[0]}, a pickle, which can run code '
+      'when it is read. Load it with transformers and save_pretrained it to '
+      'another folder, which makes a safetensors file.'
+    )
+  raise ValueError(
+    f'{folder} has no {WEIGHTS} and no {INDEX}. Give the folder that holds the '
+    'weights.'
+  )
+
+
+def _of_file(path: Path) -> dict[str, np.ndarray]:
+  if not path.is_file():
+    raise ValueError(
+      f'There is no file {path}, though the index beside it names it. Copy '
+      'all files of the model.'
+    )
+  try:
+    with safe_open(path, 'flax') as file:  # numpy has no bfloat16
+      names = file.keys()
+      return {x: np.asarray(file.get_tensor(x), np.float32) for x in names}
+  except SafetensorError as error:
+    raise ValueError(f'{path} is damaged: {error}. Copy it again.') from error
+
+
+def _bodied(arrays, family: Family) -> dict[str, np.ndarray]:
+  """With the names of files that have a head: some hold the body alone."""
+  if any(name.startswith(family.body) for name in arrays):
+    return arrays
+  return {family.body + name: value for name, value in arrays.items()}
+
+
+def _json(path: Path) -> dict[str, Any]:
+  if not path.is_file():
+    raise ValueError(
+      f'There is no file {path}. Give a folder with a published model.'
+    )
+  try:
+    found = json.loads(path.read_text())
+  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    raise ValueError(f'{path} is damaged: {error}. Copy it again.') from error
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} holds {found!r:.40} and no names. Copy it again.')
+  return found

@@ -1,0 +1,147 @@
+"""The arrays of layers as PyTorch has them, and as we do.
+
+A torch Linear holds [out, in] and its heads side by side; ours is [in, out],
+with heads apart. Each function gives the entries of one module of theirs.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from lctx.interop.tables import Entry, same, turned
+
+QKV = 'query', 'key', 'value'
+
+
+def array(name: str, path: Sequence[str], *shape: int) -> Entry:
+  """One that is the same in both."""
+  return Entry(name, tuple(path), shape)
+
+
+def norm(name: str, path: str, width: int, *, bias: bool) -> Iterator[Entry]:
+  yield array(f'{name}.weight', (path, 'scale'), width)
+  if bias:
+    yield array(f'{name}.bias', (path, 'bias'), width)
+
+
+def linear(
+  name: str,
+  leaf: str,
+  shape: tuple[int, int],
+  *,
+  bias: bool,
+  conv: bool = False,
+) -> Iterator[Entry]:
+  """Of the feed-forward part, `shape` [in, out]; `conv`: theirs is so too."""
+  path = 'ffn', leaf
+  if conv:
+    yield Entry(f'{name}.weight', path, shape)
+  else:
+    yield Entry(f'{name}.weight', path, shape[::-1], turned, turned)
+  if bias:
+    yield array(f'{name}.bias', ('ffn', f'{leaf}_bias'), shape[1])
+
+
+def into_heads(
+  name: str, leaf: str, width: int, heads: tuple[int, int], *, bias: bool
+) -> Iterator[Entry]:
+  """Of attention, from `width` to `heads` (number, width)."""
+  flat = heads[0] * heads[1]
+  yield Entry(
+    f'{name}.weight',
+    ('attention', leaf),
+    (flat, width),
+    lambda w: w.T.reshape(width, *heads),
+    lambda w: w.reshape(width, flat).T,
+  )
+  if bias:
+    yield Entry(
+      f'{name}.bias',
+      ('attention', f'{leaf}_bias'),
+      (flat,),
+      lambda w: w.reshape(heads),
+      lambda w: w.reshape(flat),
+    )
+
+
+def out_of_heads(
+  name: str,
+  width: int,
+  heads: tuple[int, int],
+  *,
+  bias: bool,
+  conv: bool = False,
+) -> Iterator[Entry]:
+  """The way back; `conv`: theirs is [in, out]."""
+  flat = heads[0] * heads[1]
+  yield Entry(
+    f'{name}.weight',
+    ('attention', 'out'),
+    (flat, width) if conv else (width, flat),
+    lambda w: (w if conv else w.T).reshape(*heads, width),
+    lambda w: w.reshape(flat, width) if conv else w.reshape(flat, width).T,
+  )
+  if bias:
+    yield array(f'{name}.bias', ('attention', 'out_bias'), width)
+
+
+def fused(name: str, width: int, heads: tuple[int, int]) -> list[Entry]:
+  """Query, key and value of each head, one head after the other, with biases.
+
+  [N x 3 x H, D], as GPT-NeoX and Bloom have them.
+  """
+  count, size = heads
+  flat = 3 * count * size
+
+  def joined(parts):
+    whole = np.stack(parts, axis=1)  # [N, 3, H, ...]
+    return whole.reshape(flat, *whole.shape[3:])
+
+  def kernel(part):
+    def ours(w):
+      return w.reshape(count, 3, size, width)[:, part].transpose(2, 0, 1)
+
+    return ours, lambda w: w.transpose(1, 2, 0)
+
+  def bias(part):
+    return lambda w: w.reshape(count, 3, size)[:, part], same
+
+  return _of_three(name, (flat, width), (flat,), kernel, bias, joined)
+
+
+def side_by_side(name: str, width: int, heads: tuple[int, int]) -> list[Entry]:
+  """All queries, then all keys, then all values, with biases.
+
+  [D, 3 x N x H], as GPT-2 has them.
+  """
+  flat = heads[0] * heads[1]
+
+  def joined(parts):
+    return np.concatenate(parts, axis=-1)
+
+  def kernel(part):
+    def ours(w):
+      return w[:, part * flat : (part + 1) * flat].reshape(width, *heads)
+
+    return ours, lambda w: w.reshape(width, flat)
+
+  def bias(part):
+    def ours(w):
+      return w[part * flat : (part + 1) * flat].reshape(heads)
+
+    return ours, lambda w: w.reshape(flat)
+
+  return _of_three(name, (width, 3 * flat), (3 * flat,), kernel, bias, joined)
+
+
+def _of_three(name, of_kernel, of_bias, kernel, bias, joined) -> list[Entry]:
+  """Query, key and value, of one array of kernels and one of biases."""
+  found = []
+  for part, leaf in enumerate(QKV):
+    for end, path, shape, ways in (
+      ('weight', leaf, of_kernel, kernel(part)),
+      ('bias', f'{leaf}_bias', of_bias, bias(part)),
+    ):
+      path = 'attention', path
+      found.append(Entry(f'{name}.{end}', path, shape, *ways, joined=joined))
+  return found

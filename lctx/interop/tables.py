@@ -1,0 +1,121 @@
+"""A format is a table: every array of a file, and its place in our tree."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from lctx.types import Params
+
+Arrays = Mapping[str, np.ndarray]
+SHOWN = 6  # names in an error
+
+
+def same(w: np.ndarray) -> np.ndarray:
+  return w
+
+
+def turned(w: np.ndarray) -> np.ndarray:
+  return w.T
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+  """One array of theirs, and the place it has in our tree.
+
+  Several entries may share an array: each takes its part of it by `ours`, and
+  `joined` makes it of what `theirs` gives of each, in their order.
+  """
+
+  name: str
+  path: tuple[str, ...]
+  shape: tuple[int, ...]
+  ours: Callable[[np.ndarray], np.ndarray] = same
+  theirs: Callable[[np.ndarray], np.ndarray] = same
+  layer: int | None = None  # of a place that is stacked over layers
+  joined: Callable[[list[np.ndarray]], np.ndarray] | None = None
+
+
+def of_layer(entries: Iterable[Entry], prefix: str, layer: int) -> list[Entry]:
+  """Entries of one layer, whose names in the file begin with `prefix`."""
+  return [
+    dataclasses.replace(
+      entry,
+      name=prefix + entry.name,
+      path=('layers', *entry.path),
+      layer=layer,
+    )
+    for entry in entries
+  ]
+
+
+def read(
+  arrays: Arrays,
+  wanted: Sequence[Entry],
+  aliases: Mapping[str, str],
+  ignored: Callable[[str], bool],
+) -> Params:
+  """Our parameters, float32, of a file that has all that is `wanted`.
+
+  `aliases`: names that repeat another array, if they are there.
+
+  Raises:
+    ValueError: names that are missing, unexpected, of another shape, or tied
+      in the model but different in the file; the first few of them listed.
+  """
+  problems = _problems(arrays, wanted, aliases, ignored)
+  if problems:
+    more = [f'and {len(problems) - SHOWN} more'] if problems[SHOWN:] else []
+    raise ValueError(
+      'These weights do not fit the model: '
+      + '; '.join(problems[:SHOWN] + more)
+      + '. Give the model the sizes and ties the weights were made with.'
+    )
+  flat: dict = {}
+  for entry in wanted:
+    value = entry.ours(np.asarray(arrays[entry.name], np.float32))
+    if entry.layer is None:
+      flat[entry.path] = value
+    else:
+      flat.setdefault(entry.path, []).append(value)
+  flat = {
+    path: np.stack(value) if isinstance(value, list) else value
+    for path, value in flat.items()
+  }
+  return jax.tree.map(jax.numpy.asarray, traverse_util.unflatten_dict(flat))
+
+
+def write(
+  params: Params, wanted: Sequence[Entry], aliases: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+  """Named arrays of our parameters; tied names appear twice."""
+  flat, parts, found = traverse_util.flatten_dict(params), {}, {}
+  for entry in wanted:
+    value = np.asarray(flat[entry.path])
+    value = entry.theirs(value if entry.layer is None else value[entry.layer])
+    parts.setdefault(entry.name, []).append(value)
+  for entry in wanted:
+    values = parts[entry.name]
+    found[entry.name] = entry.joined(values) if entry.joined else values[0]
+  return found | {alias: found[name] for alias, name in aliases.items()}
+
+
+def _problems(arrays, wanted, aliases, ignored):
+  names = {entry.name: entry for entry in wanted}
+  unexpected = {
+    name for name in {*arrays} - {*names} - {*aliases} if not ignored(name)
+  }
+  found = [f'{name} is missing' for name in names if name not in arrays]
+  found += [f'{name} is unexpected' for name in sorted(unexpected)]
+  for name, entry in names.items():
+    if name in arrays and arrays[name].shape != entry.shape:
+      found.append(
+        f'{name} has shape {arrays[name].shape}, the model needs {entry.shape}'
+      )
+  for alias, name in aliases.items():
+    both = alias in arrays and name in arrays
+    if both and not np.array_equal(arrays[alias], arrays[name]):
+      found.append(f'{alias} differs from {name}, to which it is tied')
+  return found

@@ -1,0 +1,185 @@
+"""Published models give what their own library gives, and are written back.
+
+`tests/golden/hf_cases.py` made the cases. LCTX_GOLDEN_HF names another folder
+of such cases.
+"""
+
+import functools
+import json
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import load_file, save_file
+
+from lctx.interop import hugging_face
+from lctx.patterns import Dilated
+from lctx.types import EMPTY, segment_coords
+
+OURS = Path(__file__).parent.parent / 'golden' / 'hf'
+GOLDEN = Path(os.environ.get('LCTX_GOLDEN_HF', OURS))
+CASES = sorted(path.parent.name for path in GOLDEN.glob('*/case.npz'))
+
+
+@functools.partial(tiny.quick_jit, static_argnums=0)
+def logits_of(model, params, ids, document):
+  given, at = {'params': params}, segment_coords(document)
+  hidden, _, _ = model.apply(given, ids, at, model.initial(len(ids)))
+  return model.apply(given, hidden, method='logits')
+
+
+@functools.partial(tiny.quick_jit, static_argnums=0)
+def logits(model, params, hidden):
+  return model.apply({'params': params}, hidden, method='logits')
+
+
+def case_of(name):
+  with np.load(GOLDEN / name / 'case.npz') as file:
+    return dict(file)
+
+
+@functools.cache
+def loaded(name):
+  return hugging_face.load(GOLDEN / name)
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_it_gives_what_its_own_library_gives(name):
+  names = json.loads((GOLDEN / name / 'config.json').read_text())
+  if not {*names['architectures']} & {*hugging_face.FAMILIES}:
+    pytest.skip(f'{names["architectures"]} are not read')
+  case, (_, model, params) = case_of(name), loaded(name)
+  ids, mask = case['input_ids'], case['attention_mask'] > 0
+  document = jnp.where(mask, 0, EMPTY).astype(jnp.int32)
+  got = logits_of(model, params, jnp.asarray(ids, jnp.int32), document)
+  got, want = np.asarray(got)[mask], case['expected/logits'][mask]
+  worst = np.abs(got - want).max()
+  assert worst <= 2e-5 * max(1, np.abs(want).max()), worst
+
+
+@pytest.mark.parametrize(
+  'name', [x for x in CASES if GOLDEN == OURS and x.count('_') < 2]
+)
+def test_segments_with_its_cache_are_one_window(name, close):
+  _, model, params = loaded(name)
+  ids = jnp.asarray(case_of(name)['input_ids'][:1], jnp.int32)
+  whole, _ = tiny.loop(model, params, ids, [37])
+  parts, _ = tiny.loop(model, params, ids, [16, 16, 5])
+  close(logits(model, params, parts), logits(model, params, whole))
+
+
+@pytest.mark.parametrize('name', [x for x in CASES if GOLDEN == OURS])
+def test_what_is_written_is_what_was_read(name, tmp_path):
+  found = loaded(name)
+  hugging_face.save(tmp_path, found.model, found.params, found.architecture)
+  want = load_file(GOLDEN / name / 'model.safetensors')
+  got = load_file(tmp_path / 'model.safetensors')
+  assert got.keys() == want.keys()
+  for key, value in want.items():
+    np.testing.assert_array_equal(got[key], value, err_msg=key)
+  again = hugging_face.load(tmp_path)
+  for field in ('embed', 'position', 'pattern', 'heads', 'memory', 'dropout'):
+    assert getattr(again.model, field) == getattr(found.model, field)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """A published Llama, to do with as one likes."""
+  return Path(shutil.copytree(OURS / 'llama', tmp_path / 'llama'))
+
+
+def change(folder, **options):
+  path = folder / 'config.json'
+  path.write_text(json.dumps(json.loads(path.read_text()) | options))
+
+
+def refused(folder):
+  with pytest.raises(ValueError) as error:
+    hugging_face.load(folder)
+  return str(error.value)
+
+
+def test_names_that_do_not_fit_are_listed(folder):
+  arrays = load_file(folder / 'model.safetensors')
+  arrays['model.extra.weight'] = arrays.pop('model.norm.weight')
+  query = 'model.layers.1.self_attn.q_proj.weight'
+  arrays[query] = arrays[query][1:]
+  save_file(arrays, folder / 'model.safetensors')
+  said = refused(folder)
+  assert 'model.norm.weight is missing' in said
+  assert 'model.extra.weight is unexpected' in said
+  assert f'{query} has shape (39, 24), the model needs (40, 24)' in said
+
+
+@pytest.mark.parametrize(
+  'options, words',
+  [
+    ({'rope_parameters': {'rope_type': 'zigzag'}}, "rope_type = 'zigzag'"),
+    (
+      {'rope_parameters': {'rope_type': 'linear', 'factor': 2, 'slope': 1}},
+      'slope = 1',
+    ),
+    ({'hidden_act': 'mish'}, "hidden_act = 'mish'"),
+    ({'router_z': 0.1}, 'not known here: router_z = 0.1'),
+    ({'architectures': ['MambaForCausalLM']}, 'Known are'),
+    ({'hidden_size': None}, 'has no hidden_size'),
+  ],
+)
+def test_what_is_not_known_is_refused(folder, options, words):
+  change(folder, **options)
+  assert words in refused(folder)
+
+
+def test_layers_of_two_kinds_are_refused(tmp_path):
+  folder = Path(shutil.copytree(OURS / 'qwen2_window', tmp_path / 'qwen'))
+  kinds = ['full_attention', 'sliding_attention']
+  change(folder, layer_types=kinds)
+  assert 'some layers have a window' in refused(folder)
+
+
+def test_a_file_that_is_cut_off_or_not_there_is_told(folder):
+  path = folder / 'model.safetensors'
+  path.write_bytes(path.read_bytes()[:-100])
+  assert f'{path} is damaged' in refused(folder)
+  path.rename(folder / 'pytorch_model.bin')
+  said = refused(folder)
+  assert 'pytorch_model.bin, a pickle' in said and 'save_pretrained' in said
+  (folder / 'pytorch_model.bin').unlink()
+  assert 'has no model.safetensors' in refused(folder)
+  (folder / 'config.json').write_text('{')
+  assert 'config.json is damaged' in refused(folder)
+  (folder / 'config.json').unlink()
+  assert 'There is no file' in refused(folder)
+
+
+def test_weights_may_lie_in_several_files_and_in_short_numbers(folder):
+  arrays = load_file(folder / 'model.safetensors')
+  names, index = sorted(arrays), {}
+  for i, some in enumerate((names[::2], names[1::2])):
+    file = f'model-0000{i + 1}-of-00002.safetensors'
+    short = {x: jnp.asarray(arrays[x], jnp.bfloat16) for x in some}
+    save_file(jax.tree.map(np.asarray, short), folder / file)
+    index |= dict.fromkeys(some, file)
+  (folder / 'model.safetensors').unlink()
+  path = folder / 'model.safetensors.index.json'
+  path.write_text(json.dumps({'weight_map': index}))
+  got, want = hugging_face.load(folder).params, loaded('llama').params
+  for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    np.testing.assert_array_equal(x, y.astype(jnp.bfloat16).astype(x.dtype))
+  (folder / 'model-00002-of-00002.safetensors').unlink()
+  assert 'though the index beside it names it' in refused(folder)
+
+
+def test_a_model_that_its_files_cannot_say_is_not_written(tmp_path):
+  _, model, params = loaded('llama')
+  odd = model.clone(pattern=Dilated(3, gaps=(1,) * 4))
+  with pytest.raises(ValueError, match=r'model\.pattern = .*would come back'):
+    hugging_face.save(tmp_path / 'x', odd, params, 'LlamaForCausalLM')
+  with pytest.raises(ValueError, match='Known are'):
+    hugging_face.save(tmp_path / 'x', model, params, 'MambaForCausalLM')
+  assert not (tmp_path / 'x').exists()

@@ -1,0 +1,94 @@
+"""Models of llama2.c: read, written, and a real one that gives what it gave."""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from lctx import presets
+from lctx.generation import decode
+from lctx.generation.sampling import Sampling
+from lctx.interop import llama2c
+from lctx.positions import Rope
+
+STORIES = os.environ.get('LCTX_STORIES260K')
+
+
+def model_of(**fields):
+  usual = {
+    'vocab': 29,
+    'key_heads': 2,
+    'ffn_width': 20,
+    'epsilon': 1e-5,
+    'tie_weights': True,
+    'position': Rope(interleaved=True),
+  }
+  return presets.llama(2, 16, 4, 24, **usual | fields)
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_what_is_written_is_read_again(tied, tmp_path):
+  model = model_of(tie_weights=tied)
+  params = tiny.large_params(model)
+  llama2c.save(tmp_path / 'model.bin', model, params)
+  again, got = llama2c.load(tmp_path / 'model.bin')
+  for field in ('embed', 'position', 'heads', 'memory', 'pattern'):
+    assert getattr(again, field) == getattr(model, field)
+  assert jax.tree.structure(got) == jax.tree.structure(params)
+  jax.tree.map(np.testing.assert_array_equal, got, params)
+  header = np.fromfile(tmp_path / 'model.bin', '<i4', 7).tolist()
+  assert header == [16, 20, 2, 4, 2, 29 if tied else -29, 24]
+
+
+def test_pairs_of_neighbours_are_pairs_of_halves_in_another_order(close):
+  """So the same model with its channels sorted is a Llama's."""
+  model = model_of()
+  params, ids = tiny.large_params(model), tiny.some_ids(2, 12)
+  want, _ = tiny.loop(model, params, ids, [12])
+  order = np.r_[0:4:2, 1:4:2]
+  attention = dict(params['layers']['attention'])
+  for name in ('query', 'key'):
+    attention[name] = attention[name][..., order]
+  params = {**params, 'layers': {**params['layers'], 'attention': attention}}
+  got, _ = tiny.loop(model_of(position=Rope()), params, ids, [12])
+  close(got, want)
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+  path = tmp_path / 'model.bin'
+  with pytest.raises(ValueError, match='There is no file'):
+    llama2c.load(path)
+  path.write_bytes(b'text')
+  with pytest.raises(ValueError, match='does not begin with the sizes'):
+    llama2c.load(path)
+  model = model_of()
+  llama2c.save(path, model, tiny.large_params(model))
+  path.write_bytes(path.read_bytes()[:-4])
+  with pytest.raises(ValueError, match='numbers, but a model of its sizes'):
+    llama2c.load(path)
+  with pytest.raises(ValueError, match=r'model\.position = .* would come back'):
+    odd = model_of(position=Rope())
+    llama2c.save(path, odd, tiny.large_params(odd))
+
+
+@pytest.mark.skipif(not STORIES, reason='LCTX_STORIES260K names no folder')
+def test_stories_260k_writes_and_reads_as_published(close):
+  model, params = llama2c.load(Path(STORIES) / 'stories260K.bin')
+  golden = json.loads((Path(STORIES) / 'golden.json').read_text())
+  request = decode.Request(
+    [np.array([1], np.int32)], 256, Sampling(temperature=0)
+  )
+  rows = decode.generate(model, params, request, 128)
+  got = [1, *(int(row[0]) for row in rows)]
+  assert got == golden['greedy_ids_from_bos']
+  ids = np.array(golden['sample_first_1200_chars_ids'], np.int32)
+  nats = decode.score(model, params, ids, 128)
+  assert nats.mean() == pytest.approx(golden['sample_mean_nll'], abs=1e-4)
+  hidden, _ = tiny.loop(model, params, jnp.array([[1]], jnp.int32), [1])
+  logits = model.apply({'params': params}, hidden, method='logits')
+  close(logits[0, 0], np.array(golden['bos_logits']))
