@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from lctx.interop import bloom, gpt2, gpt_neox, llama, tables
+from lctx.interop import bloom, gemma, gpt2, gpt_neox, llama, tables
 from lctx.interop.family import Family, check_exports
 from lctx.interop.options import Options
 from lctx.models.decoder import Decoder
@@ -16,6 +16,7 @@ from lctx.types import Params
 
 FAMILIES = {
   **bloom.FAMILIES,
+  **gemma.FAMILIES,
   **gpt2.FAMILIES,
   **gpt_neox.FAMILIES,
   **llama.FAMILIES,

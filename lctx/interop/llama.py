@@ -56,10 +56,7 @@ def _biases(options: Options, kind: str) -> dict[str, bool]:
 
 
 def _window(options: Options, depth: int, kind: str) -> int | None:
-  """Keys that each token sees, with its own; None = all.
-
-  Raises ValueError where some layers have a window and others have none.
-  """
+  """Keys that each token sees, with its own; None = all."""
   if kind == 'llama':
     return None
   width = options.take('sliding_window', None)
@@ -70,6 +67,16 @@ def _window(options: Options, depth: int, kind: str) -> int | None:
     'sliding_attention' if on and width and i >= first else 'full_attention'
     for i in range(depth)
   ]
+  return window_of(options, width, default)
+
+
+def window_of(
+  options: Options, width: int | None, default: list[str]
+) -> int | None:
+  """Of `layer_types`, or of the `default` ones.
+
+  Raises ValueError where some layers have a window and others have none.
+  """
   kinds = {*options.take('layer_types', default)}
   if kinds == {'full_attention'}:
     return None
@@ -86,6 +93,7 @@ def config_of(model: Decoder, kind: str) -> dict[str, Any]:
   stack, heads, sizes = model.stack, model.heads, model.sizes()
   windowed = isinstance(model.pattern, Window)
   found = {
+    'model_type': kind,
     'num_hidden_layers': stack.depth,
     'hidden_size': model.embed.width,
     'num_attention_heads': stack.num_heads,
@@ -127,14 +135,13 @@ def entries(model: Decoder) -> list[Entry]:
     path = 'vocabulary', 'out_table_0'
     found.append(array('lm_head.weight', path, vocab, width))
   for layer in range(model.stack.depth):
-    of_one = [*_attention(model, sizes), *_feed_forward(model)]
+    of_one = [*_attention(model, sizes), *_feed_forward(model), *_norms(model)]
     found += of_layer(of_one, f'{BODY}layers.{layer}.', layer)
   return found
 
 
 def _attention(model, sizes):
   heads, width = model.heads, sizes.width
-  yield from norm('input_layernorm', 'norm_0', width, bias=False)
   for name, leaf, count in (
     ('q', 'query', sizes.num_heads),
     ('k', 'key', sizes.key_heads),
@@ -155,13 +162,26 @@ def _attention(model, sizes):
 def _feed_forward(model):
   width, bias = model.embed.width, model.stack.ffn.bias
   hidden = model.stack.ffn_width_of(width)
-  yield from norm('post_attention_layernorm', 'norm_1', width, bias=False)
   for name, leaf, shape in (
     ('gate', 'gate', (width, hidden)),
     ('up', 'in', (width, hidden)),
     ('down', 'out', (hidden, width)),
   ):
     yield from linear(f'mlp.{name}_proj', leaf, shape, bias=bias)
+
+
+def _norms(model):
+  """Gemma 2 has two more, and calls the one before the feed-forward part so."""
+  names = {'input': 'norm_0', 'post_attention': 'norm_1'}
+  if model.stack.norm_after:
+    names = {
+      'input': 'norm_0',
+      'post_attention': 'after_0',
+      'pre_feedforward': 'norm_1',
+      'post_feedforward': 'after_1',
+    }
+  for name, leaf in names.items():
+    yield from norm(f'{name}_layernorm', leaf, model.embed.width, bias=False)
 
 
 def tied(model: Decoder) -> dict[str, str]:

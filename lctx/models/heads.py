@@ -20,22 +20,22 @@ class Heads:
   """What attention does beside position and pattern; by default nothing.
 
   `keys`: heads of keys and values; fewer than num_heads is grouped-query
-  attention, 1 is multi-query, None as many. `bias` is added to queries, keys
-  and values, `out_bias` to what all heads give. `norm` is of queries and of
-  keys, each head by itself, before positions (QK-norm). `scale` multiplies
-  logits, None = 1 / sqrt(head width). `adaptive` reweights logits
+  attention, 1 is multi-query, None as many. `norm` is of queries and of keys,
+  each head by itself, before positions (QK-norm). `adaptive` reweights logits
   by how alike positions are, `cap` bounds them softly, `span` learns how far
-  back each head looks; in this order.
+  back each head looks; in this order. `bias` is added to queries, keys and
+  values, `out_bias` to what all heads give together. `scale` multiplies logits,
+  None = 1 / sqrt(head width).
   """
 
   keys: int | None = None
-  bias: bool = False
-  out_bias: bool = False
   norm: Norm | None = None
-  scale: float | None = None
   cap: float | None = None
   span: AdaptiveSpan | None = None
   adaptive: Adaptive | None = None
+  bias: bool = False
+  out_bias: bool = False
+  scale: float | None = None
 
   def __post_init__(self):
     if self.keys is not None and self.keys < 1:

@@ -1,6 +1,6 @@
 """Published models: each is one function that picks parts."""
 
-from lctx.presets.decoders import bloom, gpt2, gpt_neox, llama
+from lctx.presets.decoders import bloom, gemma, gpt2, gpt_neox, llama
 from lctx.presets.recurrent import (
   block_recurrent,
   gated_delta,
@@ -14,6 +14,7 @@ __all__ = [
   'block_recurrent',
   'bloom',
   'gated_delta',
+  'gemma',
   'gpt2',
   'gpt_neox',
   'llama',

@@ -6,7 +6,7 @@ of those chosen here. All raise ValueError for sizes that cannot be, naming the
 field.
 """
 
-from lctx.layers.ffn import Gelu, Swiglu
+from lctx.layers.ffn import Geglu, Gelu, Swiglu
 from lctx.layers.norm import LayerNorm, Norm, RMSNorm
 from lctx.memory import XLCache
 from lctx.models.decoder import Decoder
@@ -95,6 +95,58 @@ def llama(
       bias=bias,
       out_bias=out_bias,
       norm=key_norm,
+    ),
+  }
+  return Decoder(**usual | parts)
+
+
+def gemma(
+  depth: int,
+  width: int,
+  num_heads: int,
+  context: int,
+  *,
+  vocab: int | None = None,
+  key_heads: int | None = None,
+  head_width: int | None = None,
+  ffn_width: int | None = None,
+  window: int | None = None,
+  norm_after: bool = False,
+  cap: float | None = None,
+  out_cap: float | None = None,
+  scale: float | None = None,
+  bias: bool = False,
+  epsilon: float = 1e-6,
+  position: Rope | None = None,
+  **parts,
+) -> Decoder:
+  """Gemma (2024), and Gemma 2 where all layers look alike.
+
+  Gemma 2 has norms after each part, too (`norm_after`), logits of attention
+  and of tokens with a soft `cap` and `out_cap`, and their `scale`.
+  """
+  usual = {
+    'embed': Embedding(width, vocab, out_bias=False, out_cap=out_cap),
+    'stack': Stack(
+      depth,
+      num_heads,
+      head_width,
+      ffn_width,
+      pre_norm=True,
+      norm_after=norm_after,
+      final_norm=True,
+      norm=RMSNorm(epsilon, zero_centred=True),
+      ffn=Geglu(exact=False),
+    ),
+    'position': position or Rope(),
+    'pattern': Causal() if window is None else Window(window - 1),
+    'memory': XLCache(context if window is None else min(context, window)),
+    'heads': Heads(
+      keys=None if key_heads == num_heads else key_heads,
+      cap=cap,
+      bias=bias,
+      out_bias=bias,
+      scale=scale,
     ),
   }
   return Decoder(**usual | parts)

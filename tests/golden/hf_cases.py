@@ -102,6 +102,27 @@ CASES = {
     },
   ),
   'qwen3': ('Qwen3', {**LLAMA, 'head_dim': 8, 'tie_word_embeddings': True}),
+  'gemma': ('Gemma', {**LLAMA, 'head_dim': 8}),
+  'gemma_2': (
+    'Gemma2',
+    {
+      **LLAMA,
+      'head_dim': 8,
+      'layer_types': ['full_attention'] * 2,
+      'query_pre_attn_scalar': 12,
+      'attn_logit_softcapping': 2.0,
+      'final_logit_softcapping': 3.0,
+    },
+  ),
+  'gemma_2_window': (
+    'Gemma2',
+    {
+      **LLAMA,
+      'head_dim': 8,
+      'layer_types': ['sliding_attention'] * 2,
+      'sliding_window': 8,
+    },
+  ),
   'gpt_neox': ('GPTNeoX', NEOX),
   'gpt_neox_in_turn': (
     'GPTNeoX',
