@@ -145,9 +145,10 @@ def _check_effects(model: Decoder) -> None:
       'model.memory=xlcache of some length.'
     )
   heads = model.heads
-  if not model.attends and (heads.span or heads.adaptive or heads.cap):
+  scores = heads.span or heads.adaptive or heads.cap or heads.scale
+  if not model.attends and scores:
     raise ValueError(
-      'model.heads has a span, a cap or adaptive scores without effect: '
+      'model.heads has a span, cap, scale or adaptive scores without effect: '
       f'model.memory = {model.memory} lets no layer attend to tokens. Remove '
       'them, or set model.memory.gate.'
     )

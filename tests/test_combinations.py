@@ -106,6 +106,30 @@ REFUSED = {
     | {'model__pattern__before': '3', 'model__pattern__gaps': '(1,2)'},
     ['model.memory = retrieval', 'leaves gaps', 'Use causal or window'],
   ),
+  'a scale of nothing': (
+    {'model__memory': 'gateddelta', 'model__heads__scale': '2.0'},
+    ['model.heads', 'without effect', 'model.memory.gate'],
+  ),
+  'a scale below zero': (
+    {'model__heads__scale': '-1'},
+    ['model.heads.scale = -1.0', 'above 0'],
+  ),
+  'queries of two sizes': (
+    {'model__memory': 'statecell', 'model__heads__scale': '2.0'},
+    ['model.heads.scale', 'model.memory = statecell', 'Use one of the two'],
+  ),
+  'norms after parts that are not normed before': (
+    {'model__stack__norm_after': 'true'},
+    ['model.stack.norm_after', 'model.stack.pre_norm is off'],
+  ),
+  'two parts at once that are not normed before': (
+    {'model__stack__parallel': 'true'},
+    ['model.stack.parallel', 'model.stack.pre_norm is off'],
+  ),
+  'a bound of nothing': (
+    {'model__embed__out_cap': '0'},
+    ['model.embed.out_cap = 0.0', 'above 0'],
+  ),
   'a cap on nothing': (
     {'model__memory': 'gateddelta', 'model__heads__cap': '2.0'},
     ['model.heads', 'without effect', 'model.memory.gate'],

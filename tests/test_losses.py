@@ -99,6 +99,25 @@ def output(vocabulary=VOCAB, bins=3):
   )
 
 
+def test_logits_are_bounded_and_those_of_a_vocabulary_without_bins(close):
+  hidden, bins = states(2, 5), output()
+  whole = bins.replace(
+    tables=bins.tables[:1],
+    biases=(None,),
+    projections=bins.projections[:1],
+    clusters=None,
+  )
+  table, projection = map(np.float64, (whole.tables[0], whole.projections[0]))
+  want = np.float64(hidden) @ projection @ table.T
+  close(losses.logits(whole, hidden), want)
+  capped = whole.replace(cap=0.5)
+  close(losses.logits(capped, hidden), 0.5 * np.tanh(want / 0.5))
+  expected = jax.nn.log_softmax(losses.logits(capped, hidden), axis=-1)
+  close(losses.log_probs(capped, hidden), expected)
+  with pytest.raises(ValueError, match='The vocabulary has 3 bins'):
+    losses.logits(bins, hidden)
+
+
 @pytest.mark.parametrize('rows, length', [(1, 65), (3, 43)])
 def test_by_chunks_the_loss_and_its_gradients_are_the_same(
   rows, length, close, monkeypatch

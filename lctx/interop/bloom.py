@@ -5,23 +5,33 @@ from lctx.interop.family import Family, dropouts
 from lctx.interop.layers import array, fused, linear, norm, out_of_heads
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry, of_layer
+from lctx.layers.ffn import Gelu
+from lctx.layers.norm import LayerNorm
 from lctx.models.decoder import Decoder
 from lctx.models.parts import Dropout
+from lctx.positions import Alibi
 
-BODY, TRAINED = 'transformer.', 2048  # tokens, as published; files do not say
-SILENT = 'initializer_range', 'slow_but_exact', 'seq_length'
+BODY, TRAINED = 'transformer.', 2048  # tokens, as published
+SILENT = (  # of how it is computed, and of training that is over
+  *('initializer_range', 'slow_but_exact', 'n_inner', 'offset_alibi'),
+  *('skip_bias_add', 'bias_dropout_fusion', 'masked_softmax_fusion'),
+  *('attention_softmax_in_fp32', 'unk_token_id'),
+)
 
 
 def model_for(options: Options) -> Decoder:
   options.expect('apply_residual_connection_post_layernorm', False)
+  options.expect('skip_bias_add_qkv', False)
+  width = options.take('n_embed', 0) or options.take('hidden_size')
+  heads = options.take('num_attention_heads', 0) or options.take('n_head')
   hidden, attention = dropouts(
     options, ('hidden_dropout',), 'attention_dropout'
   )
   model = presets.bloom(
     options.take('n_layer'),
-    options.take('hidden_size'),
-    options.take('n_head'),
-    TRAINED,
+    width,
+    heads,
+    options.take('seq_length', TRAINED),
     vocab=options.take('vocab_size'),
     epsilon=options.take('layer_norm_epsilon', 1e-5),
     tie_weights=options.take('tie_word_embeddings', True),
@@ -38,6 +48,7 @@ def config_of(model: Decoder) -> dict:
     'n_layer': model.stack.depth,
     'hidden_size': model.embed.width,
     'n_head': model.stack.num_heads,
+    'seq_length': model.memory.length,
     'vocab_size': model.embed.vocab,
     'layer_norm_epsilon': model.stack.norm.epsilon,
     'tie_word_embeddings': model.embed.tie_weights,
@@ -79,5 +90,12 @@ def tied(model: Decoder) -> dict[str, str]:
 
 
 FAMILIES = {
-  'BloomForCausalLM': Family(model_for, config_of, entries, tied, body=BODY)
+  'BloomForCausalLM': Family(
+    model_for,
+    config_of,
+    entries,
+    tied,
+    body=BODY,
+    parts={'position': Alibi, 'norm': LayerNorm, 'ffn': Gelu},
+  )
 }

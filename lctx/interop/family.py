@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry
+from lctx.memory import XLCache
 from lctx.models.decoder import Decoder
 
 
@@ -17,6 +18,7 @@ class Family(NamedTuple):
   entries: Callable[[Decoder], list[Entry]]
   tied: Callable[[Decoder], dict[str, str]]  # names that repeat another array
   body: str  # what names of the body begin with, in files with a head
+  parts: dict[str, type]  # of the model, the norm and the feed-forward part
   ignored: Callable[[str], bool] = lambda name: False  # buffers, not read
 
 
@@ -34,7 +36,13 @@ def dropouts(options: Options, hidden: tuple[str, ...], attention: str):
 
 
 def _resolved(model: Decoder, field: str) -> Any:
-  """A part without what is said by leaving it out, or of beginnings alone."""
+  """A part without what is said by leaving it out, or of beginnings alone.
+
+  Nor has a file the length that is declared for a call.
+  """
+  if field == 'position':
+    trained = getattr(getattr(model.position, 'stretch', None), 'trained', None)
+    return model.position.declared(trained) if trained else model.position
   if field != 'stack':
     return getattr(model, field)
   width = model.embed.width
@@ -44,6 +52,27 @@ def _resolved(model: Decoder, field: str) -> Any:
     ffn_width=model.stack.ffn_width_of(width),
     initializer_range=None,
   )
+
+
+def check_parts(model: Decoder, family: Family, name: str) -> None:
+  """Raises ValueError for parts that files of a family have no words for."""
+  if not isinstance(model.memory, XLCache) or model.memory.same_length:
+    raise ValueError(
+      f'model.memory = {model.memory} has no name in a {name} file, which '
+      'knows a plain cache alone. Use xlcache, or keep the lctx checkpoint.'
+    )
+  found = {
+    'model.position': model.position,
+    'model.stack.norm': model.stack.norm,
+    'model.stack.ffn': model.stack.ffn,
+  }
+  for field, part in found.items():
+    kind = family.parts[field.rpartition('.')[-1]]
+    if type(part) is not kind:
+      raise ValueError(
+        f'{field} = {part} has no name in a {name} file, which knows '
+        f'{kind.__name__.lower()} alone. Use that, or keep the lctx checkpoint.'
+      )
 
 
 def check_exports(model: Decoder, wanted: Decoder, name: str) -> None:

@@ -14,13 +14,17 @@ from lctx.interop.layers import (
 )
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry, of_layer
+from lctx.layers.ffn import Gelu
+from lctx.layers.norm import LayerNorm
 from lctx.models.decoder import Decoder
 from lctx.models.parts import Dropout
+from lctx.positions import Learned
 
 BODY = 'transformer.'
 GELU = {'gelu_new': False, 'gelu_pytorch_tanh': False, 'gelu': True}
 SILENT = (  # of training that is over, and of heads that are not there
-  *('initializer_range', 'n_ctx', 'layer_norm_epsilon', 'summary_activation'),
+  *('initializer_range', 'n_ctx', 'n_special', 'summary_activation'),
+  *('predict_special_tokens', 'output_past', '_num_labels'),
   *('summary_first_dropout', 'summary_proj_to_labels', 'summary_type'),
   *('summary_use_proj', 'reorder_and_upcast_attn'),
 )
@@ -99,6 +103,7 @@ FAMILIES = {
     entries,
     tied=lambda model: {'lm_head.weight': f'{BODY}wte.weight'},
     body=BODY,
+    parts={'position': Learned, 'norm': LayerNorm, 'ffn': Gelu},
     ignored=lambda name: name.endswith(('.attn.bias', '.attn.masked_bias')),
   )
 }

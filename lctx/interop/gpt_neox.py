@@ -6,12 +6,23 @@ from lctx.interop.family import Family, dropouts
 from lctx.interop.layers import array, fused, linear, norm, out_of_heads
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry, of_layer
+from lctx.layers.ffn import Gelu
+from lctx.layers.norm import LayerNorm
 from lctx.models.decoder import Decoder
 from lctx.models.parts import Dropout
+from lctx.positions import Rope
 
 BODY = 'gpt_neox.'
-GELU = {'gelu': True, 'gelu_new': False, 'gelu_pytorch_tanh': False}
-SILENT = 'initializer_range', 'classifier_dropout'
+GELU = {
+  'gelu': True,
+  'gelu_new': False,
+  'gelu_pytorch_tanh': False,
+  'gelu_fast': False,
+}
+SILENT = (  # the last two are of the first file, under names that nobody reads
+  *('initializer_range', 'classifier_dropout'),
+  *('hidden_dropout_prob', 'attention_probs_dropout_prob'),
+)
 
 
 def model_for(options: Options) -> Decoder:
@@ -43,7 +54,7 @@ def model_for(options: Options) -> Decoder:
 
 def config_of(model: Decoder) -> dict:
   stack = model.stack
-  exact = {exact: name for name, exact in reversed(GELU.items())}
+  exact = {True: 'gelu', False: 'gelu_new'}
   return {
     'architectures': ['GPTNeoXForCausalLM'],
     'model_type': 'gpt_neox',
@@ -101,6 +112,7 @@ FAMILIES = {
     entries,
     tied,
     body=BODY,
+    parts={'position': Rope, 'norm': LayerNorm, 'ffn': Gelu},
     ignored=lambda name: name.endswith(BUFFERS),
   )
 }

@@ -1,6 +1,7 @@
 """A folder as Hugging Face's libraries write it: config.json and weights."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from lctx.interop import bloom, gemma, gpt2, gpt_neox, llama, tables
-from lctx.interop.family import Family, check_exports
+from lctx.interop.family import Family, check_exports, check_parts
 from lctx.interop.options import Options
 from lctx.models.decoder import Decoder
 from lctx.types import Params
@@ -21,6 +22,10 @@ FAMILIES = {
   **gpt_neox.FAMILIES,
   **llama.FAMILIES,
 }
+KEPT = (
+  *('bos_token_id', 'eos_token_id', 'pad_token_id', 'unk_token_id'),
+  *('max_position_embeddings', 'seq_length'),
+)
 WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 
 
@@ -30,6 +35,7 @@ class Pretrained(NamedTuple):
   architecture: str
   model: Decoder
   params: Params  # float32
+  config: dict[str, Any]  # as it was read
 
 
 def load(folder: str | Path) -> Pretrained:
@@ -44,15 +50,24 @@ def load(folder: str | Path) -> Pretrained:
   name = _architecture(config, folder)
   family = FAMILIES[name]
   model = family.model_for(Options(config, str(folder / 'config.json')))
-  arrays = _bodied(_arrays(folder), family)
-  read = arrays, family.entries(model), family.tied(model), family.ignored
-  return Pretrained(name, model, tables.read(*read))
+  wanted = family.entries(model)
+  arrays = _bodied(_arrays(folder), family, wanted)
+  read = arrays, wanted, family.tied(model), family.ignored
+  return Pretrained(name, model, tables.read(*read), config)
 
 
 def save(
-  folder: str | Path, model: Decoder, params: Params, architecture: str
+  folder: str | Path,
+  model: Decoder,
+  params: Params,
+  architecture: str,
+  *,
+  like: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes such a folder, which `transformers` reads as its own.
+
+  `like` is the config of the model it came from: ids of marks and the length
+  that it was trained to read, which a model of lctx does not know, are its own.
 
   Raises:
     ValueError: a model that files of this architecture have no words for.
@@ -63,11 +78,13 @@ def save(
       f'{", ".join(FAMILIES)}.'
     )
   family, folder = FAMILIES[architecture], Path(folder)
+  check_parts(model, family, architecture)
   config = {
     'architectures': [architecture],
     'dtype': 'float32',
     **family.config_of(model),
   }
+  config |= {x: like[x] for x in KEPT if like and x in like}
   again = family.model_for(Options(config, 'config.json'))
   check_exports(model, again, architecture)
   arrays = tables.write(params, family.entries(model), {})
@@ -94,7 +111,7 @@ def _arrays(folder: Path) -> dict[str, np.ndarray]:
   if (folder / WEIGHTS).is_file():
     return _of_file(folder / WEIGHTS)
   if (folder / INDEX).is_file():
-    files = sorted({*_json(folder / INDEX)['weight_map'].values()})
+    files = sorted({*_json(folder / INDEX).get('weight_map', {}).values()})
     found = {}
     for name in files:
       found |= _of_file(folder / name)
@@ -126,11 +143,15 @@ def _of_file(path: Path) -> dict[str, np.ndarray]:
     raise ValueError(f'{path} is damaged: {error}. Copy it again.') from error
 
 
-def _bodied(arrays, family: Family) -> dict[str, np.ndarray]:
+def _bodied(arrays, family: Family, wanted) -> dict[str, np.ndarray]:
   """With the names of files that have a head: some hold the body alone."""
   if any(name.startswith(family.body) for name in arrays):
     return arrays
-  return {family.body + name: value for name, value in arrays.items()}
+  names = {x.name for x in wanted if x.name.startswith(family.body)}
+  return {
+    family.body + name if family.body + name in names else name: value
+    for name, value in arrays.items()
+  }
 
 
 def _json(path: Path) -> dict[str, Any]:

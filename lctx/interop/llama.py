@@ -1,6 +1,7 @@
 """Llama, Mistral, Qwen 2.5 and Qwen 3 as Hugging Face names them."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from lctx import presets
@@ -9,17 +10,20 @@ from lctx.interop.family import Family
 from lctx.interop.layers import array, into_heads, linear, norm, out_of_heads
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry, of_layer
+from lctx.layers.ffn import Swiglu
 from lctx.layers.norm import RMSNorm
 from lctx.models.decoder import Decoder
 from lctx.models.parts import Dropout
 from lctx.patterns import Window
+from lctx.positions import Rope
 
 BODY = 'model.'
 
 
-def model_for(options: Options, kind: str) -> Decoder:
+def model_for(options: Options, own: Callable) -> Decoder:
+  """`own` reads what differs from family to family."""
   options.expect('hidden_act', 'silu')
-  longest = options.take('max_position_embeddings')
+  longest = options.take('max_position_embeddings', 2048)
   heads = options.take('num_attention_heads')
   epsilon = options.take('rms_norm_eps', 1e-6)
   depth = options.take('num_hidden_layers')
@@ -32,42 +36,53 @@ def model_for(options: Options, kind: str) -> Decoder:
     key_heads=options.take('num_key_value_heads', heads),
     head_width=options.take('head_dim', None),
     ffn_width=options.take('intermediate_size'),
-    window=_window(options, depth, kind),
-    ffn_bias=options.take('mlp_bias', False) if kind == 'llama' else False,
-    key_norm=RMSNorm(epsilon) if kind == 'qwen3' else None,
     epsilon=epsilon,
     tie_weights=options.take('tie_word_embeddings', False),
     position=rotary.read(options, longest=longest),
     dropout=Dropout(attention=options.take('attention_dropout', 0.0)),
-    **_biases(options, kind),
+    **own(options, depth, epsilon),
   )
-  options.check_all_read(['initializer_range'])
+  options.check_all_read(['initializer_range', 'max_sequence_length'])
   return model
 
 
-def _biases(options: Options, kind: str) -> dict[str, bool]:
-  """Of projections: Qwen 2.5 has them where heads begin alone."""
-  if kind == 'mistral':
-    return {}
-  if kind == 'qwen2':
-    return {'bias': True}
-  both = options.take('attention_bias', False)
-  return {'bias': both, 'out_bias': both}
+def _of_llama(options, depth, epsilon):
+  bias = options.take('attention_bias', False)
+  ffn_bias = options.take('mlp_bias', False)
+  return {'bias': bias, 'out_bias': bias, 'ffn_bias': ffn_bias}
 
 
-def _window(options: Options, depth: int, kind: str) -> int | None:
-  """Keys that each token sees, with its own; None = all."""
-  if kind == 'llama':
-    return None
-  width = options.take('sliding_window', None)
-  on = options.take('use_sliding_window', kind == 'mistral')
+def _of_mistral(options, depth, epsilon):
+  return {'window': options.take('sliding_window', 4096, null=None)}
+
+
+def _of_qwen2(options, depth, epsilon):
+  options.expect('use_mrope', False)
+  return {'bias': True, 'window': _qwen_window(options, depth)}
+
+
+def _of_qwen3(options, depth, epsilon):
+  bias = options.take('attention_bias', False)
+  window = _qwen_window(options, depth)
+  key_norm = RMSNorm(epsilon)
+  return {
+    'bias': bias,
+    'out_bias': bias,
+    'window': window,
+    'key_norm': key_norm,
+  }
+
+
+def _qwen_window(options: Options, depth: int) -> int | None:
+  """The first `max_window_layers` see all, the others a window, if at all."""
+  on = options.take('use_sliding_window', False)
+  width = options.take('sliding_window', 4096, null=None)
   first = options.take('max_window_layers', 28)
-  first = 0 if kind == 'mistral' else first
-  default = [
+  kinds = [
     'sliding_attention' if on and width and i >= first else 'full_attention'
     for i in range(depth)
   ]
-  return window_of(options, width, default)
+  return window_of(options, width, kinds)
 
 
 def window_of(
@@ -89,10 +104,10 @@ def window_of(
   )
 
 
-def config_of(model: Decoder, kind: str) -> dict[str, Any]:
-  stack, heads, sizes = model.stack, model.heads, model.sizes()
-  windowed = isinstance(model.pattern, Window)
-  found = {
+def config_of(model: Decoder, kind: str, own: Callable) -> dict[str, Any]:
+  """`own` says what differs from family to family."""
+  stack, sizes = model.stack, model.sizes()
+  return {
     'model_type': kind,
     'num_hidden_layers': stack.depth,
     'hidden_size': model.embed.width,
@@ -107,20 +122,37 @@ def config_of(model: Decoder, kind: str) -> dict[str, Any]:
     'tie_word_embeddings': model.embed.tie_weights,
     'rope_parameters': rotary.write(model.position),
     'attention_dropout': model.dropout.attention,
+    **own(model),
   }
-  if kind in ('llama', 'qwen3'):
-    found['attention_bias'] = heads.bias
-  if kind == 'llama':
-    found['mlp_bias'] = stack.ffn.bias
-  if kind == 'mistral':
-    found['sliding_window'] = model.pattern.before + 1 if windowed else None
-  if kind.startswith('qwen'):
-    found |= {
-      'use_sliding_window': windowed,
-      'sliding_window': model.pattern.before + 1 if windowed else None,
-      'max_window_layers': 0 if windowed else stack.depth,
-    }
-  return found
+
+
+def _llama_says(model):
+  return {
+    'attention_bias': model.heads.bias,
+    'mlp_bias': model.stack.ffn.bias,
+  }
+
+
+def _mistral_says(model):
+  return {'sliding_window': _width(model)}
+
+
+def _qwen2_says(model):
+  width = _width(model)
+  return {
+    'use_sliding_window': width is not None,
+    'sliding_window': width,
+    'max_window_layers': 0 if width else model.stack.depth,
+  }
+
+
+def _qwen3_says(model):
+  return {'attention_bias': model.heads.bias, **_qwen2_says(model)}
+
+
+def _width(model) -> int | None:
+  windowed = isinstance(model.pattern, Window)
+  return model.pattern.before + 1 if windowed else None
 
 
 def entries(model: Decoder) -> list[Entry]:
@@ -190,20 +222,21 @@ def tied(model: Decoder) -> dict[str, str]:
   return {'lm_head.weight': f'{BODY}embed_tokens.weight'}
 
 
-def _family(kind: str) -> Family:
+def _family(kind: str, own: Callable, says: Callable) -> Family:
   return Family(
-    functools.partial(model_for, kind=kind),
-    functools.partial(config_of, kind=kind),
+    functools.partial(model_for, own=own),
+    functools.partial(config_of, kind=kind, own=says),
     entries,
     tied,
     body=BODY,
+    parts={'position': Rope, 'norm': RMSNorm, 'ffn': Swiglu},
     ignored=lambda name: name.endswith('.rotary_emb.inv_freq'),
   )
 
 
 FAMILIES = {
-  'LlamaForCausalLM': _family('llama'),
-  'MistralForCausalLM': _family('mistral'),
-  'Qwen2ForCausalLM': _family('qwen2'),
-  'Qwen3ForCausalLM': _family('qwen3'),
+  'LlamaForCausalLM': _family('llama', _of_llama, _llama_says),
+  'MistralForCausalLM': _family('mistral', _of_mistral, _mistral_says),
+  'Qwen2ForCausalLM': _family('qwen2', _of_qwen2, _qwen2_says),
+  'Qwen3ForCausalLM': _family('qwen3', _of_qwen3, _qwen3_says),
 }

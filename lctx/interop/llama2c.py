@@ -13,6 +13,7 @@ from lctx.interop import llama, tables
 from lctx.interop.family import check_exports
 from lctx.models.decoder import Decoder
 from lctx.positions import Rope
+from lctx.positions.stretch import plain
 from lctx.types import Params
 
 HEADER = 7  # int32: width, hidden, depth, heads, key heads, vocabulary, length
@@ -69,13 +70,17 @@ def save(path: str | Path, model: Decoder, params: Params) -> None:
   header = _header(model)
   check_exports(model, _model_for(header), 'llama2.c')
   arrays = tables.write(params, llama.entries(model), {})
+  turns = np.arange(model.memory.length)[:, None] * plain(
+    model.sizes().head_width, model.position.base
+  )
+  arrays |= {'cosines': np.cos(turns), 'sines': np.sin(turns)}
   parts = [np.array(header, '<i4').tobytes()]
-  for name, shape in _shapes(model):
+  for name, _ in _shapes(model):
     if name in LAYERS:
       layers = range(model.stack.depth)
       array = np.stack([arrays[_of_layer(name, i)] for i in layers])
     else:
-      array = arrays.get(name, np.zeros(shape))
+      array = arrays[name]
     parts.append(np.ascontiguousarray(array, '<f4').tobytes())
   Path(path).write_bytes(b''.join(parts))
 
@@ -118,8 +123,8 @@ def _shapes(model: Decoder) -> list[tuple[str, tuple[int, ...]]]:
     (x, (depth, *shapes[_of_layer(x, 0)]) if x in LAYERS else shapes[x])
     for x in names
   ]
-  for unused in ('cosines', 'sines'):
-    found.append((unused, (model.memory.length, angles)))
+  for angle in ('cosines', 'sines'):  # of every position and pair
+    found.append((angle, (model.memory.length, angles)))
   if not model.embed.tie_weights:
     found.append(('lm_head.weight', shapes['lm_head.weight']))
   return found

@@ -30,14 +30,18 @@ class Options:
   def __init__(self, config: Mapping[str, Any], where: str):
     self._left, self.where = dict(config), where
 
-  def take(self, name: str, default: Any = _NONE) -> Any:
-    """Its value; `default` where it is missing or null.
+  def take(self, name: str, default: Any = _NONE, null: Any = _NONE) -> Any:
+    """Its value; `default` where it is missing, and where it is null, too.
 
-    Raises ValueError where it is missing and there is no default.
+    `null`: what null says instead. Raises ValueError where it is missing and
+    there is no default.
     """
+    is_null = name in self._left and self._left[name] is None
     value = self._left.pop(name, None)
     if value is not None:
       return value
+    if is_null and null is not _NONE:
+      return null
     if default is _NONE:
       raise ValueError(
         f'{self.where} has no {name}, without which the model is not known. '
@@ -59,8 +63,12 @@ class Options:
     return value
 
   def check_all_read(self, silent: Iterable[str] = ()) -> None:
-    """Raises ValueError for options that are left, but for `silent` ones."""
-    unread = sorted({*self._left} - {*SILENT, *silent})
+    """Raises ValueError for options that are left, but for `silent` ones.
+
+    What is null says nothing.
+    """
+    given = {name for name, value in self._left.items() if value is not None}
+    unread = sorted(given - {*SILENT, *silent})
     if unread:
       listed = ', '.join(f'{x} = {self._left[x]!r}' for x in unread)
       raise ValueError(

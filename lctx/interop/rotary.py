@@ -23,8 +23,9 @@ def read(
   Raises ValueError for a kind or a parameter that is not known.
   """
   share = options.take('partial_rotary_factor', share)
-  base = options.take('rope_theta', base)
-  given = options.take('rope_scaling', {}) | options.take('rope_parameters', {})
+  beside = options.take('rope_parameters', {})
+  base = options.take('rope_theta', beside.get('rope_theta', base))
+  given = options.take('rope_scaling', None) or beside  # as transformers does
   inner = Options(given, f'rope_parameters of {options.where}')
   kind = inner.take('rope_type', inner.take('type', 'default'))
   if kind not in _READ:
@@ -44,8 +45,8 @@ def _trained(inner, longest):
 
 
 def _dynamic(inner, longest):
-  trained = _trained(inner, longest)
-  return DynamicNtk(float(inner.take('factor')), trained, trained)
+  inner.take('original_max_position_embeddings', None)  # nobody computes by it
+  return DynamicNtk(float(inner.take('factor')), longest, longest)
 
 
 def _yarn(inner, longest):
@@ -111,7 +112,7 @@ def _written(stretch: Stretch) -> dict:
     case Linear():
       return {'rope_type': 'linear', 'factor': stretch.factor}
     case DynamicNtk():
-      return {'rope_type': 'dynamic', 'factor': stretch.factor, **trained}
+      return {'rope_type': 'dynamic', 'factor': stretch.factor}
     case Llama3():
       return {
         'rope_type': 'llama3',

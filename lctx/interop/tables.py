@@ -66,13 +66,7 @@ def read(
       in the model but different in the file; the first few of them listed.
   """
   problems = _problems(arrays, wanted, aliases, ignored)
-  if problems:
-    more = [f'and {len(problems) - SHOWN} more'] if problems[SHOWN:] else []
-    raise ValueError(
-      'These weights do not fit the model: '
-      + '; '.join(problems[:SHOWN] + more)
-      + '. Give the model the sizes and ties the weights were made with.'
-    )
+  _check(problems, 'These weights do not fit the model')
   flat: dict = {}
   for entry in wanted:
     value = entry.ours(np.asarray(arrays[entry.name], np.float32))
@@ -90,8 +84,16 @@ def read(
 def write(
   params: Params, wanted: Sequence[Entry], aliases: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
-  """Named arrays of our parameters; tied names appear twice."""
+  """Named arrays of our parameters; tied names appear twice.
+
+  Raises ValueError for parameters that are missing, of another shape, or that
+  the file has no names for; the first few of them listed.
+  """
   flat, parts, found = traverse_util.flatten_dict(params), {}, {}
+  known = {entry.path for entry in wanted}
+  problems = [f'{"/".join(x)} is missing' for x in sorted(known - {*flat})]
+  problems += [f'{"/".join(x)} has no name' for x in sorted({*flat} - known)]
+  _check(problems, 'These parameters do not fit the file')
   for entry in wanted:
     value = np.asarray(flat[entry.path])
     value = entry.theirs(value if entry.layer is None else value[entry.layer])
@@ -99,7 +101,23 @@ def write(
   for entry in wanted:
     values = parts[entry.name]
     found[entry.name] = entry.joined(values) if entry.joined else values[0]
+    if found[entry.name].shape != entry.shape:
+      problems.append(
+        f'{entry.name} would have shape {found[entry.name].shape}, and must '
+        f'have {entry.shape}'
+      )
+  _check(problems, 'These parameters do not fit the file')
   return found | {alias: found[name] for alias, name in aliases.items()}
+
+
+def _check(problems: list[str], what: str) -> None:
+  if problems:
+    more = [f'and {len(problems) - SHOWN} more'] if problems[SHOWN:] else []
+    raise ValueError(
+      f'{what}: '
+      + '; '.join(problems[:SHOWN] + more)
+      + '. Give the model the sizes and ties the weights were made with.'
+    )
 
 
 def _problems(arrays, wanted, aliases, ignored):

@@ -7,6 +7,7 @@ is [in, out], with heads apart. Their learned distances run from far to near.
 """
 
 import dataclasses
+from dataclasses import fields
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from lctx.interop.tables import Entry, of_layer, same, turned
 from lctx.models.decoder import Decoder
 from lctx.models.heads import Heads
 from lctx.models.parts import Stack
+from lctx.models.vocabulary import Embedding
 from lctx.positions.xl import LearnedRelative, RelativeXL
 
 
@@ -102,10 +104,16 @@ def _check_layers(model):
       'Use relativexl or learnedrelative, or keep the lctx checkpoint.'
     )
   published = Stack(stack.depth, stack.num_heads)
-  parts = [
-    (f'stack.{name}', getattr(stack, name), getattr(published, name))
-    for name in ('norm', 'ffn', 'gate')
-  ]
+  sizes = 'depth', 'num_heads', 'head_width', 'ffn_width'
+  free = *sizes, 'pre_norm', 'initializer_range'
+  names = [f'stack.{x.name}' for x in fields(stack) if x.name not in free]
+  names += [f'embed.{x}' for x in ('scaled', 'norm', 'out_bias', 'out_cap')]
+  known = {'stack': published, 'embed': Embedding(1)}
+  parts = []
+  for name in names:
+    part, _, field = name.partition('.')
+    got = getattr(getattr(model, part), field)
+    parts.append((name, got, getattr(known[part], field)))
   for name, got, want in (*parts, ('heads', model.heads, Heads())):
     if got != want:
       raise ValueError(

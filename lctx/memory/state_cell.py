@@ -67,12 +67,13 @@ class StateCell(Memory):
       )
 
   def check(self, sizes, pattern, heads):
-    if heads.norm is not None:
-      raise ValueError(
-        'model.heads.norm brings queries and keys of tokens to unit size, but '
-        'model.memory = statecell has queries of its own, which it leaves as '
-        'they are. Use one of the two.'
-      )
+    for name in ('norm', 'scale'):
+      if getattr(heads, name) is not None:
+        raise ValueError(
+          f'model.heads.{name} brings queries and keys of tokens to another '
+          'size, but model.memory = statecell has queries of its own, which it '
+          'leaves as they are. Use one of the two.'
+        )
 
   def heads(self, num_heads):
     return 2 * num_heads

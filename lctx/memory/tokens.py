@@ -124,5 +124,6 @@ def check_count(count: int) -> None:
 def _learned(param, batch, count, sizes):
   """They are as large as embedded tokens, and learn as fast."""
   tokens_MD = param('tokens', (count, sizes.width), ('slots', 'width'))
-  tokens_MD *= sizes.width**0.5
+  if sizes.scaled:
+    tokens_MD *= sizes.width**0.5
   return jnp.broadcast_to(tokens_MD[None], (batch, count, sizes.width))

@@ -125,6 +125,7 @@ class Decoder(Recurrent):
       dtype=self.compute.jax_dtype,
       key_width=head_width,
       logit_scale=self.heads.scale,
+      scaled=self.embed.scaled,
     )
     return dataclasses.replace(sizes, key_width=self.heads.key_width(sizes))
 

@@ -26,6 +26,7 @@ class Sizes:
   dtype: Any  # of activations
   key_width: int  # channels of a key as it is carried
   logit_scale: float | None = None  # None = 1 / sqrt(head_width)
+  scaled: bool = True  # whether embedded tokens are, by sqrt(width)
 
   @property
   def scale(self) -> float:

@@ -57,7 +57,15 @@ CASES = {
       'layer_norm_epsilon': 1e-3,
     },
   ),
-  'llama': ('Llama', {**LLAMA, 'head_dim': 10, 'rms_norm_eps': 1e-3}),
+  'llama': (
+    'Llama',
+    {
+      **LLAMA,
+      'head_dim': 10,
+      'rms_norm_eps': 1e-3,
+      'rope_parameters': {'rope_type': 'default', 'rope_theta': 500.0},
+    },
+  ),
   'llama_biases_tied': (
     'Llama',
     {
@@ -89,6 +97,21 @@ CASES = {
       **rope('yarn', factor=4.0, original_max_position_embeddings=16),
     },
   ),
+  'llama_yarn_all': (
+    'Llama',
+    {
+      **LLAMA,
+      **rope(
+        'yarn',
+        factor=4.0,
+        original_max_position_embeddings=16,
+        beta_fast=8.0,
+        beta_slow=2.0,
+        truncate=False,
+        attention_factor=1.3,
+      ),
+    },
+  ),
   'mistral_window': ('Mistral', {**LLAMA, 'sliding_window': 7}),
   'mistral_whole': ('Mistral', {**LLAMA, 'sliding_window': None}),
   'qwen2': ('Qwen2', LLAMA),
@@ -102,7 +125,8 @@ CASES = {
     },
   ),
   'qwen3': ('Qwen3', {**LLAMA, 'head_dim': 8, 'tie_word_embeddings': True}),
-  'gemma': ('Gemma', {**LLAMA, 'head_dim': 8}),
+  'qwen3_biases': ('Qwen3', {**LLAMA, 'attention_bias': True}),
+  'gemma': ('Gemma', {**LLAMA, 'head_dim': 8, 'attention_bias': True}),
   'gemma_2': (
     'Gemma2',
     {
@@ -131,11 +155,23 @@ CASES = {
       'use_parallel_residual': False,
       'rotary_pct': 0.5,
       'layer_norm_eps': 1e-3,
+      'tie_word_embeddings': True,
     },
   ),
   'bloom': (
     'Bloom',
     {**SMALL, 'hidden_size': 24, 'n_layer': 2, 'n_head': 3},
+  ),
+  'bloom_untied': (
+    'Bloom',
+    {
+      **SMALL,
+      'hidden_size': 24,
+      'n_layer': 2,
+      'n_head': 4,
+      'tie_word_embeddings': False,
+      'layer_norm_epsilon': 1e-3,
+    },
   ),
 }
 
@@ -206,7 +242,9 @@ def check_read_back(folder, kind, given, logits) -> None:
   """What lctx writes, transformers reads as the same model."""
   ours = hugging_face.load(folder)
   with tempfile.TemporaryDirectory() as again:
-    hugging_face.save(again, ours.model, ours.params, ours.architecture)
+    hugging_face.save(
+      again, ours.model, ours.params, ours.architecture, like=ours.config
+    )
     model, told = kind.from_pretrained(
       again, output_loading_info=True, attn_implementation='eager'
     )

@@ -651,6 +651,20 @@ def test_what_is_recalled_has_no_position(memory, position, close):
   assert np.abs(placed - free)[:, :SEGMENT].max() > 0.01
 
 
+@pytest.mark.parametrize('memory', [Infini(), GatedDelta(gate=HeadGate())])
+def test_what_is_recalled_has_no_scale_of_logits(memory, close):
+  """With the gate open to nothing else; queries are as they were before it."""
+  model = dataclasses.replace(tiny.transformer_xl(depth=1), memory=memory)
+  params, ids = tiny.large_params(model), tiny.some_ids(2, 3 * SEGMENT)
+  gate = {'memory_gate_bias': jnp.full((1, 2), 20.0)}
+  params = {**params, 'layers': {**params['layers'], **gate}}
+  other = dataclasses.replace(model, heads=Heads(scale=1.5))
+  one, two = (
+    tiny.loop(x, params, ids, [SEGMENT] * 3)[0] for x in (model, other)
+  )
+  close(one[:, SEGMENT:], two[:, SEGMENT:], 1e-4)
+
+
 @pytest.mark.parametrize(
   'memory',
   [
