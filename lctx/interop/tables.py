@@ -96,17 +96,19 @@ def write(
   _check(problems, 'These parameters do not fit the file')
   for entry in wanted:
     value = np.asarray(flat[entry.path])
-    value = entry.theirs(value if entry.layer is None else value[entry.layer])
-    parts.setdefault(entry.name, []).append(value)
+    value = value if entry.layer is None else value[entry.layer]
+    shape = entry.ours(np.broadcast_to(np.float32(0), entry.shape)).shape
+    if value.shape != shape:
+      problems.append(
+        f'{"/".join(entry.path)} has shape {value.shape}, and '
+        f'{entry.name} needs {shape}'
+      )
+      continue
+    parts.setdefault(entry.name, []).append(entry.theirs(value))
+  _check(problems, 'These parameters do not fit the file')
   for entry in wanted:
     values = parts[entry.name]
     found[entry.name] = entry.joined(values) if entry.joined else values[0]
-    if found[entry.name].shape != entry.shape:
-      problems.append(
-        f'{entry.name} would have shape {found[entry.name].shape}, and must '
-        f'have {entry.shape}'
-      )
-  _check(problems, 'These parameters do not fit the file')
   return found | {alias: found[name] for alias, name in aliases.items()}
 
 

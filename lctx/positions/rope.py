@@ -71,7 +71,7 @@ class Rope(Position):
   def score(self, param, shared, sizes):
     width = self._width(sizes.head_width)
     theta, factor = self.stretch.frequencies(width, self.base)
-    theta_R = jnp.asarray(theta, jnp.float32)
+    theta_R, factor = (jnp.asarray(x, jnp.float32) for x in (theta, factor))
     return Rotation(theta_R, factor, self.interleaved)
 
   def declared(self, length: int) -> 'Rope':
@@ -102,7 +102,7 @@ class Rotation(Score):
   """
 
   theta_R: Array  # float32
-  attention_factor: float = struct.field(pytree_node=False, default=1.0)
+  attention_factor: Array | float = 1.0  # float32, a scalar
   interleaved: bool = struct.field(pytree_node=False, default=False)
 
   def rotate(self, q_BTNH, k_BSKH, q_at, k_at):

@@ -26,7 +26,7 @@ NAME, ASK = VALUES, VALUES + 1
 OPTIMISED = {'xla_backend_optimization_level': 1}
 CHANCE = 1 / VALUES
 CACHE, WRITTEN = XLCache(SEGMENT), Tokens(2)
-STEPS = {CACHE: 800, WRITTEN: 250, Memory(): 250}  # a cache learns last
+STEPS = {CACHE: 550, WRITTEN: 250, Memory(): 250}  # a cache learns last
 
 
 def texts(rows, seed):

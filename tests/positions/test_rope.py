@@ -248,7 +248,8 @@ def test_scores_of_all_layers_are_stacked_and_scanned(close):
   stacked = jax.vmap(lambda _: rope.score(None, None, sizes()))(
     jnp.zeros((depth, 5))
   )
-  assert [leaf.shape for leaf in jax.tree.leaves(stacked)] == [(depth, H // 2)]
+  shapes = [leaf.shape for leaf in jax.tree.leaves(stacked)]
+  assert shapes == [(depth, H // 2), (depth,)]
 
   def layer(x, score):
     return score.rotate(x, x, at, at)[0], None
