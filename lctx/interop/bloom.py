@@ -2,7 +2,7 @@
 
 from lctx import presets
 from lctx.interop.family import Family, dropouts
-from lctx.interop.layers import array, fused, linear, norm, out_of_heads
+from lctx.interop.layers import array, megatron, norm
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry, of_layer
 from lctx.layers.ffn import Gelu
@@ -68,17 +68,8 @@ def entries(model: Decoder) -> list[Entry]:
   if not model.embed.tie_weights:
     path = 'vocabulary', 'out_table_0'
     found.append(array('lm_head.weight', path, vocab, width))
-  sizes, ffn = model.sizes(), model.stack.ffn_width_of(width)
-  heads = sizes.num_heads, sizes.head_width
+  of_one = megatron(model, 'self_attention')
   for layer in range(model.stack.depth):
-    of_one = [
-      *norm('input_layernorm', 'norm_0', width, bias=True),
-      *norm('post_attention_layernorm', 'norm_1', width, bias=True),
-      *fused('self_attention.query_key_value', width, heads),
-      *out_of_heads('self_attention.dense', width, heads, bias=True),
-      *linear('mlp.dense_h_to_4h', 'in', (width, ffn), bias=True),
-      *linear('mlp.dense_4h_to_h', 'out', (ffn, width), bias=True),
-    ]
     found += of_layer(of_one, f'{BODY}h.{layer}.', layer)
   return found
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lctx.interop.tables import Entry, same, turned
+from lctx.models.decoder import Decoder
 
 QKV = 'query', 'key', 'value'
 
@@ -107,6 +108,21 @@ def fused(name: str, width: int, heads: tuple[int, int]) -> list[Entry]:
     return lambda w: w.reshape(count, 3, size)[:, part], same
 
   return _of_three(name, (flat, width), (flat,), kernel, bias, joined)
+
+
+def megatron(model: Decoder, attention: str) -> list[Entry]:
+  """One layer of GPT-NeoX or Bloom, whose `attention` is named so."""
+  sizes, width = model.sizes(), model.embed.width
+  ffn = model.stack.ffn_width_of(width)
+  heads = sizes.num_heads, sizes.head_width
+  return [
+    *norm('input_layernorm', 'norm_0', width, bias=True),
+    *norm('post_attention_layernorm', 'norm_1', width, bias=True),
+    *fused(f'{attention}.query_key_value', width, heads),
+    *out_of_heads(f'{attention}.dense', width, heads, bias=True),
+    *linear('mlp.dense_h_to_4h', 'in', (width, ffn), bias=True),
+    *linear('mlp.dense_4h_to_h', 'out', (ffn, width), bias=True),
+  ]
 
 
 def side_by_side(name: str, width: int, heads: tuple[int, int]) -> list[Entry]:
