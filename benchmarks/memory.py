@@ -9,8 +9,8 @@ Transformer-XL cache of as many slots as the others have. Training is a step of
 four segments in all rows, with gradients through all of them, timed in turns.
 Decoding goes on, one row, from a text of twice as many tokens as slots, for one
 segment and what closes it. The stream is read in one unbroken carry, segment by
-segment; its first 10,240 tokens, once buffers are full, and its last are read
-again from the carries they had, in turns. All are medians of as many rounds.
+segment; then 10,240 tokens are read in turns from the carry it had once buffers
+were full, and from the one before its end. All are medians of as many rounds.
 """
 
 import functools
@@ -79,10 +79,10 @@ def decoding(model: Decoder, params, size: Size) -> tuple:
 def streamed(
   model: Decoder, params, size: Size, tokens: int, rounds: int
 ) -> tuple[float, float]:
-  """Seconds of the first and of the last BLOCK of a stream in one carry.
+  """Seconds of a BLOCK where a stream begins and where it ends, in one carry.
 
-  It begins once every slot of the memory is full, and has two at least. They
-  are read in turns.
+  It begins once every slot of the memory is full, and has two at least. The
+  same one is read from both carries, in turns.
   """
   fast, segment = model.for_inference(), size.segment
   scores = jax.jit(fast.scores, static_argnums=1)(params, segment)

@@ -27,14 +27,18 @@ def model_for(options: Options) -> Decoder:
   hidden, attention = dropouts(
     options, ('hidden_dropout',), 'attention_dropout'
   )
+  norm = LayerNorm(options.take('layer_norm_epsilon', 1e-5))
   model = presets.bloom(
     options.take('n_layer'),
     width,
     heads,
     options.take('seq_length', TRAINED),
-    vocab=options.take('vocab_size'),
-    epsilon=options.take('layer_norm_epsilon', 1e-5),
-    tie_weights=options.take('tie_word_embeddings', True),
+    embed={
+      'vocab': options.take('vocab_size'),
+      'tie_weights': options.take('tie_word_embeddings', True),
+      'norm': norm,
+    },
+    stack={'norm': norm},
     dropout=Dropout(hidden, attention),
   )
   options.check_all_read(SILENT)

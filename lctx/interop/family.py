@@ -18,7 +18,7 @@ class Family(NamedTuple):
   entries: Callable[[Decoder], list[Entry]]
   tied: Callable[[Decoder], dict[str, str]]  # names that repeat another array
   body: str  # what names of the body begin with, in files with a head
-  parts: dict[str, type]  # of the model, the norm and the feed-forward part
+  parts: dict[str, type]  # the kinds of 'position', 'norm' and 'ffn'
   ignored: Callable[[str], bool] = lambda name: False  # buffers, not read
 
 
@@ -33,25 +33,6 @@ def dropouts(options: Options, hidden: tuple[str, ...], attention: str):
     )
   (one,) = {*found.values()} or {0.0}
   return one, options.take(attention, 0.0)
-
-
-def _resolved(model: Decoder, field: str) -> Any:
-  """A part without what is said by leaving it out, or of beginnings alone.
-
-  Nor has a file the length that is declared for a call.
-  """
-  if field == 'position':
-    trained = getattr(getattr(model.position, 'stretch', None), 'trained', None)
-    return model.position.declared(trained) if trained else model.position
-  if field != 'stack':
-    return getattr(model, field)
-  width = model.embed.width
-  return dataclasses.replace(
-    model.stack,
-    head_width=model.stack.head_width_of(width),
-    ffn_width=model.stack.ffn_width_of(width),
-    initializer_range=None,
-  )
 
 
 def check_parts(model: Decoder, family: Family, name: str) -> None:
@@ -87,3 +68,22 @@ def check_exports(model: Decoder, wanted: Decoder, name: str) -> None:
         f'model.{field} = {got} would come back from a {name} file as {back}. '
         'Use that, or keep the lctx checkpoint.'
       )
+
+
+def _resolved(model: Decoder, field: str) -> Any:
+  """A part without what is said by leaving it out, or of beginnings alone.
+
+  Nor has a file the length that is declared for a call.
+  """
+  if field == 'position':
+    trained = getattr(getattr(model.position, 'stretch', None), 'trained', None)
+    return model.position.declared(trained) if trained else model.position
+  if field != 'stack':
+    return getattr(model, field)
+  width = model.embed.width
+  return dataclasses.replace(
+    model.stack,
+    head_width=model.stack.head_width_of(width),
+    ffn_width=model.stack.ffn_width_of(width),
+    initializer_range=None,
+  )

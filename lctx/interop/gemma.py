@@ -7,7 +7,14 @@ from typing import Any
 from lctx import presets
 from lctx.interop import rotary
 from lctx.interop.family import Family
-from lctx.interop.llama import BODY, entries, tied, window_of
+from lctx.interop.llama import (
+  BODY,
+  biases,
+  entries,
+  sizes_of,
+  tied,
+  window_of,
+)
 from lctx.interop.options import Options
 from lctx.layers.ffn import Geglu
 from lctx.layers.norm import RMSNorm
@@ -28,22 +35,25 @@ def model_for(options: Options, second: Callable | None = None) -> Decoder:
   options.expect('tie_word_embeddings', True)
   options.expect('use_bidirectional_attention', False)
   longest = options.take('max_position_embeddings')
-  heads = options.take('num_attention_heads')
-  depth = options.take('num_hidden_layers')
+  depth, heads, sizes = sizes_of(options)
+  more = second(options, depth) if second else {}
+  epsilon = options.take('rms_norm_eps', 1e-6)
   model = presets.gemma(
     depth,
     options.take('hidden_size'),
     heads,
     longest,
-    vocab=options.take('vocab_size'),
-    key_heads=options.take('num_key_value_heads', heads),
-    head_width=options.take('head_dim', 256),
-    ffn_width=options.take('intermediate_size'),
-    bias=options.take('attention_bias', False),
-    epsilon=options.take('rms_norm_eps', 1e-6),
+    window=more.get('window'),
+    embed={'vocab': options.take('vocab_size'), **more.get('embed', {})},
+    stack={
+      'head_width': options.take('head_dim', 256),
+      'ffn_width': options.take('intermediate_size'),
+      'norm': RMSNorm(epsilon, zero_centred=True),
+      'norm_after': second is not None,
+    },
+    heads=sizes | biases(options) | more.get('heads', {}),
     position=rotary.read(options, longest=longest),
     dropout=Dropout(attention=options.take('attention_dropout', 0.0)),
-    **(second(options, depth) if second else {}),
   )
   options.check_all_read(SILENT)
   return model
@@ -54,12 +64,13 @@ def _second(options: Options, depth: int) -> dict[str, Any]:
   default = [KINDS[layer % 2] for layer in range(depth)]
   width = options.take('sliding_window_size', 4096)
   width = options.take('sliding_window', width, null=None)
+  cap = options.take('attn_logit_softcapping', 50.0, null=None)
+  scale = options.take('query_pre_attn_scalar', 256) ** -0.5
+  out_cap = options.take('final_logit_softcapping', 30.0, null=None)
   return {
-    'norm_after': True,
     'window': window_of(options, width, default),
-    'cap': options.take('attn_logit_softcapping', 50.0, null=None),
-    'out_cap': options.take('final_logit_softcapping', 30.0, null=None),
-    'scale': options.take('query_pre_attn_scalar', 256) ** -0.5,
+    'heads': {'cap': cap, 'scale': scale},
+    'embed': {'out_cap': out_cap},
   }
 
 

@@ -43,10 +43,12 @@ def model_for(options: Options) -> Decoder:
     options.take('n_embd'),
     options.take('n_head'),
     options.take('n_positions'),
-    vocab=options.take('vocab_size'),
-    ffn_width=options.take('n_inner', None),
-    epsilon=options.take('layer_norm_epsilon', 1e-5),
-    exact=GELU[options.expect('activation_function', *GELU)],
+    embed={'vocab': options.take('vocab_size')},
+    stack={
+      'ffn_width': options.take('n_inner', None),
+      'norm': LayerNorm(options.take('layer_norm_epsilon', 1e-5)),
+      'ffn': Gelu(exact=GELU[options.expect('activation_function', *GELU)]),
+    },
     dropout=Dropout(hidden, attention),
   )
   options.check_all_read(SILENT)

@@ -27,6 +27,7 @@ SILENT = (  # the last two are of the first file, under names that nobody reads
 
 def model_for(options: Options) -> Decoder:
   options.expect('attention_bias', True)
+  options.expect('is_decoder', False)  # it is one all the same
   longest = options.take('max_position_embeddings')
   share = options.take('rotary_pct', 0.25)
   base = options.take('rotary_emb_base', 10_000)
@@ -39,12 +40,16 @@ def model_for(options: Options) -> Decoder:
     options.take('hidden_size'),
     options.take('num_attention_heads'),
     longest,
-    vocab=options.take('vocab_size'),
-    ffn_width=options.take('intermediate_size'),
-    parallel=options.take('use_parallel_residual', True),
-    epsilon=options.take('layer_norm_eps', 1e-5),
-    exact=GELU[options.expect('hidden_act', *GELU)],
-    tie_weights=options.take('tie_word_embeddings', False),
+    embed={
+      'vocab': options.take('vocab_size'),
+      'tie_weights': options.take('tie_word_embeddings', False),
+    },
+    stack={
+      'ffn_width': options.take('intermediate_size'),
+      'parallel': options.take('use_parallel_residual', True),
+      'norm': LayerNorm(options.take('layer_norm_eps', 1e-5)),
+      'ffn': Gelu(exact=GELU[options.expect('hidden_act', *GELU)]),
+    },
     position=position,
     dropout=Dropout(hidden, attention),
   )

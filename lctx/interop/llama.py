@@ -24,53 +24,64 @@ def model_for(options: Options, own: Callable) -> Decoder:
   """`own` reads what differs from family to family."""
   options.expect('hidden_act', 'silu')
   longest = options.take('max_position_embeddings', 2048)
-  heads = options.take('num_attention_heads')
-  epsilon = options.take('rms_norm_eps', 1e-6)
-  depth = options.take('num_hidden_layers')
+  depth, heads, sizes = sizes_of(options)
+  norm = RMSNorm(options.take('rms_norm_eps', 1e-6))
+  more = own(options, depth, norm)
   model = presets.llama(
     depth,
     options.take('hidden_size'),
     heads,
     longest,
-    vocab=options.take('vocab_size'),
-    key_heads=options.take('num_key_value_heads', heads),
-    head_width=options.take('head_dim', None),
-    ffn_width=options.take('intermediate_size'),
-    epsilon=epsilon,
-    tie_weights=options.take('tie_word_embeddings', False),
+    window=more.get('window'),
+    embed={
+      'vocab': options.take('vocab_size'),
+      'tie_weights': options.take('tie_word_embeddings', False),
+    },
+    stack={
+      'head_width': options.take('head_dim', None),
+      'ffn_width': options.take('intermediate_size'),
+      'norm': norm,
+      'ffn': more.get('ffn', Swiglu()),
+    },
+    heads=sizes | more.get('heads', {}),
     position=rotary.read(options, longest=longest),
     dropout=Dropout(attention=options.take('attention_dropout', 0.0)),
-    **own(options, depth, epsilon),
   )
   options.check_all_read(['initializer_range', 'max_sequence_length'])
   return model
 
 
-def _of_llama(options, depth, epsilon):
-  bias = options.take('attention_bias', False)
-  ffn_bias = options.take('mlp_bias', False)
-  return {'bias': bias, 'out_bias': bias, 'ffn_bias': ffn_bias}
+def sizes_of(options: Options) -> tuple[int, int, dict[str, Any]]:
+  """Layers, heads of queries, and those of keys as fields of `heads`."""
+  heads = options.take('num_attention_heads')
+  keys = options.take('num_key_value_heads', heads)
+  depth = options.take('num_hidden_layers')
+  return depth, heads, {'keys': None if keys == heads else keys}
 
 
-def _of_mistral(options, depth, epsilon):
+def _of_llama(options, depth, norm):
+  ffn = Swiglu(bias=options.take('mlp_bias', False))
+  return {'heads': biases(options), 'ffn': ffn}
+
+
+def _of_mistral(options, depth, norm):
   return {'window': options.take('sliding_window', 4096, null=None)}
 
 
-def _of_qwen2(options, depth, epsilon):
+def _of_qwen2(options, depth, norm):
   options.expect('use_mrope', False)
-  return {'bias': True, 'window': _qwen_window(options, depth)}
+  return {'heads': {'bias': True}, 'window': _qwen_window(options, depth)}
 
 
-def _of_qwen3(options, depth, epsilon):
-  bias = options.take('attention_bias', False)
-  window = _qwen_window(options, depth)
-  key_norm = RMSNorm(epsilon)
-  return {
-    'bias': bias,
-    'out_bias': bias,
-    'window': window,
-    'key_norm': key_norm,
-  }
+def _of_qwen3(options, depth, norm):
+  heads = {'norm': norm, **biases(options)}
+  return {'heads': heads, 'window': _qwen_window(options, depth)}
+
+
+def biases(options: Options) -> dict[str, bool]:
+  """All four projections of attention have them, or none has."""
+  both = options.take('attention_bias', False)
+  return {'bias': both, 'out_bias': both}
 
 
 def _qwen_window(options: Options, depth: int) -> int | None:

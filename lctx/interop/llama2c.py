@@ -10,7 +10,8 @@ import numpy as np
 
 from lctx import presets
 from lctx.interop import llama, tables
-from lctx.interop.family import check_exports
+from lctx.interop.family import check_exports, check_parts
+from lctx.layers.norm import RMSNorm
 from lctx.models.decoder import Decoder
 from lctx.positions import Rope
 from lctx.positions.stretch import plain
@@ -67,6 +68,7 @@ def save(path: str | Path, model: Decoder, params: Params) -> None:
   Raises:
     ValueError: a model that the format has no words for.
   """
+  check_parts(model, llama.FAMILIES['LlamaForCausalLM'], 'llama2.c')
   header = _header(model)
   check_exports(model, _model_for(header), 'llama2.c')
   arrays = tables.write(params, llama.entries(model), {})
@@ -92,11 +94,9 @@ def _model_for(header: list[int]) -> Decoder:
     width,
     heads,
     length,
-    vocab=abs(vocab),
-    key_heads=key_heads,
-    ffn_width=hidden,
-    epsilon=1e-5,
-    tie_weights=vocab > 0,
+    embed={'vocab': abs(vocab), 'tie_weights': vocab > 0},
+    stack={'ffn_width': hidden, 'norm': RMSNorm(1e-5)},
+    heads={'keys': None if key_heads == heads else key_heads},
     position=Rope(interleaved=True),
   )
 

@@ -7,7 +7,7 @@ from typing import Any
 SILENT = (
   *('architectures', 'model_type', 'auto_map', '_name_or_path', 'name'),
   *('transformers_version', '_attn_implementation_autoset'),
-  *('torch_dtype', 'dtype', 'use_cache', 'pretraining_tp', 'is_decoder'),
+  *('torch_dtype', 'dtype', 'use_cache', 'pretraining_tp'),
   *('bos_token_id', 'eos_token_id', 'pad_token_id', 'unk_token_id'),
   *('output_attentions', 'output_hidden_states', 'return_dict'),
   *(

@@ -14,26 +14,26 @@ from lctx import presets
 from lctx.generation import decode
 from lctx.generation.sampling import Sampling
 from lctx.interop import llama2c
+from lctx.layers.norm import RMSNorm
+from lctx.memory import XLCache
 from lctx.positions import Rope
 
 STORIES = os.environ.get('LCTX_STORIES260K')
 
 
-def model_of(**fields):
-  usual = {
-    'vocab': 29,
-    'key_heads': 2,
-    'ffn_width': 20,
-    'epsilon': 1e-5,
-    'tie_weights': True,
-    'position': Rope(interleaved=True),
-  }
-  return presets.llama(2, 16, 4, 24, **usual | fields)
+def model_of(tied=True, position=None):
+  return presets.llama(
+    *(2, 16, 4, 24),
+    embed={'vocab': 29, 'tie_weights': tied},
+    stack={'ffn_width': 20, 'norm': RMSNorm(1e-5)},
+    heads={'keys': 2},
+    position=position or Rope(interleaved=True),
+  )
 
 
 @pytest.mark.parametrize('tied', [True, False])
 def test_what_is_written_is_read_again(tied, tmp_path):
-  model = model_of(tie_weights=tied)
+  model = model_of(tied)
   params = tiny.large_params(model)
   llama2c.save(tmp_path / 'model.bin', model, params)
   again, got = llama2c.load(tmp_path / 'model.bin')
@@ -73,6 +73,9 @@ def test_what_is_no_model_is_refused(tmp_path):
     llama2c.load(path)
   with pytest.raises(ValueError, match=r'model\.position = .* would come back'):
     odd = model_of(position=Rope())
+    llama2c.save(path, odd, tiny.large_params(odd))
+  with pytest.raises(ValueError, match=r'model\.memory = .* plain cache'):
+    odd = model.clone(memory=XLCache(24, same_length=True))
     llama2c.save(path, odd, tiny.large_params(odd))
 
 
