@@ -23,8 +23,8 @@ from lctx.memory import (
   Tokens,
   XLCache,
 )
-from lctx.models.decoder import Decoder
 from lctx.models.parts import Compute
+from lctx.models.reader import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.positions import NoPosition
 

@@ -30,9 +30,9 @@ from lctx.generation.memory_file import save_memory
 from lctx.generation.reading import Remembered
 from lctx.generation.sampling import Sampling
 from lctx.loaded import Loaded, load, load_memory
-from lctx.models.decoder import Decoder
 from lctx.models.heads import Heads
 from lctx.models.parts import Compute, Dropout, Stack
+from lctx.models.reader import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.optimizer import (
   Adafactor,

@@ -20,7 +20,7 @@ from lctx.data import Lanes
 from lctx.errors import checking
 from lctx.evaluation.score import Evaluation
 from lctx.fields import check, fields_of
-from lctx.models.decoder import Decoder
+from lctx.models.reader import Decoder
 from lctx.optimizer import Optimizer
 from lctx.overrides import from_json, override, to_json
 from lctx.patterns import Causal
@@ -171,7 +171,7 @@ def _check_effects(model: Decoder) -> None:
 def _check_order(model: Decoder) -> None:
   """Raises ValueError for a model that sees what it must predict."""
   patterns = [
-    p for run in model.runs for p in run.memory.patterns(model.pattern)
+    p for run in model.runs for p in run.memory.patterns(run.kind.pattern)
   ]
   if any(pattern.reach.after != 0 for pattern in patterns):
     raise ValueError(

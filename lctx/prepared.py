@@ -15,7 +15,7 @@ from lctx.config import Config
 from lctx.errors import checking
 from lctx.evaluation.measure import spelled
 from lctx.evaluation.units import Units
-from lctx.models.decoder import Decoder
+from lctx.models.reader import Decoder
 from lctx.models.segments import check_runs
 from lctx.positions import NoPosition, Position
 from lctx.sharding import mesh as meshes

@@ -19,6 +19,7 @@ Carry = Any  # a pytree: what a model remembers between segments
 EMPTY = -1  # the document of a slot that holds nothing
 NOBODY = 2**30  # and of what stands in a row but belongs to no text
 GLOBAL, PREFIX = 1, 2  # bits of a role
+TYPE = 8  # role >> TYPE is a token's type: 0 and 1 of the two texts of a pair
 MASKED = -1e30  # a hidden logit; finite, so a row that sees nothing stays so
 
 

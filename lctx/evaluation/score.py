@@ -19,7 +19,7 @@ import numpy as np
 
 from lctx.evaluation.rows import Rows
 from lctx.memory.base import Memory
-from lctx.models.decoder import Decoder
+from lctx.models.reader import Decoder
 from lctx.models.segments import merge, split
 from lctx.positions import Position
 from lctx.types import EMPTY, Array, Params, segment_coords

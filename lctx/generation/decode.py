@@ -29,7 +29,7 @@ from lctx.generation.reading import (
   read_piece,
 )
 from lctx.generation.sampling import Sampling, mark, row_keys, sample
-from lctx.models.decoder import Decoder
+from lctx.models.reader import Decoder
 from lctx.types import EMPTY, Array, Coords, Params
 
 BLOCK = 8  # tokens per call of the device: fewer stream, more go faster

@@ -16,7 +16,7 @@ from flax import struct
 
 from lctx.errors import UserError
 from lctx.generation.sampling import mark
-from lctx.models.decoder import Decoder
+from lctx.models.reader import Decoder
 from lctx.positions.base import Score
 from lctx.types import EMPTY, Array, Carry, Coords, Params, segment_coords
 

@@ -7,8 +7,8 @@ from lctx.interop.options import Options
 from lctx.interop.tables import Entry, of_layer
 from lctx.layers.ffn import Gelu
 from lctx.layers.norm import LayerNorm
-from lctx.models.decoder import Decoder
 from lctx.models.parts import Dropout
+from lctx.models.reader import Decoder
 from lctx.positions import Alibi
 
 BODY, TRAINED = 'transformer.', 2048  # tokens, as published

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry
 from lctx.memory import XLCache
-from lctx.models.decoder import Decoder
+from lctx.models.reader import Decoder
 
 
 class Family(NamedTuple):

@@ -18,8 +18,8 @@ from lctx.interop.llama import (
 from lctx.interop.options import Options
 from lctx.layers.ffn import Geglu
 from lctx.layers.norm import RMSNorm
-from lctx.models.decoder import Decoder
 from lctx.models.parts import Dropout
+from lctx.models.reader import Decoder
 from lctx.patterns import Window
 from lctx.positions import Rope
 

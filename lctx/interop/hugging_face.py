@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from lctx.interop import bloom, gemma, gpt2, gpt_neox, llama, tables
 from lctx.interop.family import Family, check_exports, check_parts
 from lctx.interop.options import Options
-from lctx.models.decoder import Decoder
+from lctx.models.reader import Decoder
 from lctx.types import Params
 
 FAMILIES = {

@@ -12,8 +12,8 @@ from lctx.interop.options import Options
 from lctx.interop.tables import Entry, of_layer
 from lctx.layers.ffn import Swiglu
 from lctx.layers.norm import RMSNorm
-from lctx.models.decoder import Decoder
 from lctx.models.parts import Dropout
+from lctx.models.reader import Decoder
 from lctx.patterns import Window
 from lctx.positions import Rope
 

@@ -12,9 +12,9 @@ from dataclasses import fields
 import numpy as np
 
 from lctx.interop.tables import Entry, of_layer, same, turned
-from lctx.models.decoder import Decoder
 from lctx.models.heads import Heads
 from lctx.models.parts import Stack
+from lctx.models.reader import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.positions.xl import LearnedRelative, RelativeXL
 

@@ -53,6 +53,14 @@ class Relu(FeedForward):
 
 
 @dataclasses.dataclass(frozen=True)
+class Tanh(FeedForward):
+  """From -1 to 1."""
+
+  def bend(self, h_BTF):
+    return jnp.tanh(h_BTF)
+
+
+@dataclasses.dataclass(frozen=True)
 class Gelu(FeedForward):
   """h times the normal distribution up to h (Hendrycks and Gimpel 2016).
 

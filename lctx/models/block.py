@@ -62,7 +62,8 @@ class Block(nn.Module):
     if not self.memory.attends:
       scores = ()
     elif scores is None:
-      scores = layer_scores(param, shared.position, self, sizes)
+      position = self.position, self.heads
+      scores = layer_scores(param, shared.position, *position, sizes)
     owned = within(param, 'memory')
     x = self.memory.enter(owned, carry.memory, x, at)
     stack, hidden = self.stack, self.dropout.hidden
@@ -118,15 +119,34 @@ class Block(nn.Module):
     return jnp.concatenate([text, self.memory.leave(owned, segment)], axis=1)
 
 
-def layer_scores(
-  param: Callable, shared: Any, layer: Any, sizes: Sizes
-) -> tuple[Score, ...]:
-  """All that changes the logits of one layer, which owns the parameters.
+class InTurn(nn.Module):
+  """Several layers, one after the other, as if they were one.
 
-  `layer` has `position` and `heads`: a Block, or a whole model.
+  `parts`: the fields of each block; carries, scores and what is shared are
+  tuples, of one for each.
   """
-  position = layer.position.score(param, shared, sizes)
-  return (position, *layer.heads.scores(param, sizes))
+
+  block: type[Block]
+  parts: tuple[tuple, ...]
+
+  @nn.compact
+  def __call__(self, x, carries, scores, shared, *given):
+    """As a block has it."""
+    new, total = [], 0.0
+    for i, parts in enumerate(self.parts):
+      block = self.block(*parts, name=f'turn_{i}')
+      x, (carry, cost) = block(x, carries[i], scores[i], shared[i], *given)
+      new.append(carry)
+      total += cost
+    return x, (tuple(new), total)
+
+
+def layer_scores(
+  param: Callable, shared: Any, position: Position, heads: Heads, sizes: Sizes
+) -> tuple[Score, ...]:
+  """All that changes the logits of one layer, which owns the parameters."""
+  own = position.score(param, shared, sizes)
+  return (own, *heads.scores(param, sizes))
 
 
 def _same(x):

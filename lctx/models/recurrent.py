@@ -1,16 +1,15 @@
 """How a stack carries: its layers, and how segments open and close."""
 
 import functools
-import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from lctx.layers.parameters import Owner
-from lctx.memory.base import Memory, remembers
+from lctx.memory.base import remembers
 from lctx.memory.held import (
   exchanged,
   forgotten,
@@ -18,7 +17,7 @@ from lctx.memory.held import (
   place,
   where,
 )
-from lctx.models.block import Block, Shared
+from lctx.models.block import Block, InTurn, Shared
 from lctx.models.carry import (
   LayerCarry,
   ModelCarry,
@@ -27,6 +26,8 @@ from lctx.models.carry import (
   per_layer,
   token_before,
 )
+from lctx.models.runs import Kind, Run, Turns, turns_of
+from lctx.positions.base import Position
 from lctx.types import (
   EMPTY,
   Array,
@@ -38,14 +39,6 @@ from lctx.types import (
 )
 
 
-class Run(NamedTuple):
-  """Equal layers, one after the other."""
-
-  name: str  # of their parameters
-  memory: Memory
-  depth: int
-
-
 class Recurrent(nn.Module):
   """A stack of layers that remember; a model's fields are the parts.
 
@@ -53,13 +46,23 @@ class Recurrent(nn.Module):
   """
 
   @property
+  def turns(self) -> tuple[Turns, ...]:
+    """The layers, in the order in which they are read: each is one scan."""
+    depth = self.stack.depth
+    parts = self.memory, self.pattern, self.position
+    kinds = zip(*(part.of_layers(depth) for part in parts))
+    return turns_of(tuple(Kind(*kind) for kind in kinds))
+
+  @property
   def runs(self) -> tuple[Run, ...]:
-    """Layers one after the other that remember alike: each is one scan."""
-    memories = self.memory.of_layers(self.stack.depth)
-    runs = [(m, len([*same])) for m, same in itertools.groupby(memories)]
-    if len(runs) == 1:
-      return (Run('layers', *runs[0]),)
-    return tuple(Run(f'layers_{i}', *run) for i, run in enumerate(runs))
+    """Layers that are alike, whose parameters and carry are stacked."""
+    return tuple(run for turns in self.turns for run in turns.runs)
+
+  @property
+  def once_names(self) -> dict[Position, str]:
+    """Of what layers share of each position scheme, as parameters have it."""
+    schemes = dict.fromkeys(run.kind.position for run in self.runs)
+    return {x: f'once_{i}' if i else 'once' for i, x in enumerate(schemes)}
 
   @property
   def attends(self) -> bool:
@@ -73,47 +76,65 @@ class Recurrent(nn.Module):
 
   def set_up_layers(self) -> None:
     """The submodules that layers are made of."""
-    self.once = Owner(self.position.once)
+    self.position_once = {
+      scheme: Owner(scheme.once, name=name)
+      for scheme, name in self.once_names.items()
+    }
     self.memory_once = [Owner(run.memory.once) for run in self.runs]
     self.around = Owner(_asked)
     block = Block
     if self.compute.remat_layers:
       block = nn.remat(Block, prevent_cse=False)
-    for run in self.runs:
+    for turns in self.turns:
+      target, parts = block, [self._parts(run) for run in turns.runs]
+      if len(parts) > 1:
+        target, parts = InTurn, [(block, tuple(parts))]
+      depth = turns.runs[0].depth
       layers = nn.scan(
-        block,
+        target,
         variable_axes={'params': 0},
         split_rngs={'params': True, 'dropout': True},
         in_axes=(0, 0, *(nn.broadcast,) * 4),
-        length=run.depth,
-        unroll=min(self.compute.unroll, run.depth),
+        length=depth,
+        unroll=min(self.compute.unroll, depth),
         check_constancy_invariants=False,  # traces all layers once more
         metadata_params={nn.PARTITION_NAME: 'layers'},
-      )(
-        self.stack,
-        self.position,
-        self.heads,
-        self.pattern,
-        run.memory,
-        self.dropout,
-        self.compute.kernel,
-        self.memory.around.counts,
-      )
-      setattr(self, run.name, layers)
+      )(*parts[0])
+      setattr(self, turns.name, layers)
+
+  def _parts(self, run: Run) -> tuple:
+    """The fields of one of its blocks."""
+    return (
+      self.stack,
+      run.kind.position,
+      self.heads,
+      run.kind.pattern,
+      run.memory,
+      self.dropout,
+      self.compute.kernel,
+      self.memory.around.counts,
+    )
 
   def layers_of(self, x, at, carry, scores, sizes, closing_B=None):
     """All of them: states, carry and auxiliary losses."""
     asks = scores is None and self.attends
-    position = self.once(sizes, self._drop) if asks else None
-    layers, total = [], 0.0
-    for i, run in enumerate(self.runs):
-      memory = self.memory_once[i](sizes, self._drop)
-      given = None if scores is None else scores[i]
-      shared = Shared(position, memory)
-      layer = getattr(self, run.name)
-      inputs = (carry.layers[i], given, shared, at, sizes, closing_B)
-      x, (new, penalties) = layer(x, *inputs)
-      layers.append(new)
+    position = {
+      scheme: owner(sizes, self._drop) if asks else None
+      for scheme, owner in self.position_once.items()
+    }
+    shared = [
+      Shared(position[run.kind.position], once(sizes, self._drop))
+      for run, once in zip(self.runs, self.memory_once)
+    ]
+    given = scores or [None] * len(self.runs)
+    layers, total, first = [], 0.0, 0
+    for turns in self.turns:
+      own = slice(first, first + len(turns.runs))
+      first = own.stop
+      inputs = (turns.joined(of[own]) for of in (carry.layers, given, shared))
+      layer = getattr(self, turns.name)
+      x, (new, penalties) = layer(x, *inputs, at, sizes, closing_B)
+      layers += turns.parted(new)
       total += penalties.sum()
     return x, carry.replace(layers=tuple(layers)), total
 

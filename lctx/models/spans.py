@@ -4,8 +4,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from lctx.models.decoder import Decoder
-from lctx.models.recurrent import Run
+from lctx.models.reader import Decoder
+from lctx.models.runs import Run
 from lctx.types import Params
 
 
@@ -13,14 +13,11 @@ def clamped(model: Decoder, params: Params) -> Params:
   """Parameters with every span back within its limits, after an update."""
   if model.heads.span is None:
     return params
-  layers = {
-    run.name: {
-      **params[run.name],
-      'span': jnp.clip(params[run.name]['span'], 0, 1),
-    }
-    for run in attending(model)
-  }
-  return {**params, **layers}
+  for run in attending(model):
+    own = run.of(params)
+    own = {**own, 'span': jnp.clip(own['span'], 0, 1)}
+    params = run.put(params, own)
+  return params
 
 
 def effective_span(model: Decoder, params: Params) -> int | None:
@@ -28,7 +25,7 @@ def effective_span(model: Decoder, params: Params) -> int | None:
   if model.heads.span is None:
     return None
   effective = model.heads.span.effective
-  return max(effective(params[run.name]['span']) for run in attending(model))
+  return max(effective(run.of(params)['span']) for run in attending(model))
 
 
 def attending(model: Decoder) -> list[Run]:

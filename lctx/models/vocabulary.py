@@ -14,6 +14,7 @@ from flax import linen as nn
 from lctx.layers.norm import Norm
 from lctx.layers.parameters import declare
 from lctx.losses import Output
+from lctx.types import TYPE
 
 _small = nn.initializers.normal(stddev=0.01)  # `proj_init_std`
 
@@ -26,7 +27,9 @@ class Embedding:
   flag per bin; the first bin's is never set in the published models. `scaled`:
   vectors times sqrt(width). `norm` is of vectors with what positions added to
   them (BERT, Bloom). `out_bias` is added to logits; `out_cap` bounds them
-  softly (Gemma 2): c tanh(logit / c).
+  softly (Gemma 2): c tanh(logit / c). `out_scale` multiplies states before they
+  meet the vocabulary (T5). `types`: how many types tokens may have, each with a
+  vector (BERT: of a pair, the first text and the second).
   """
 
   width: int
@@ -40,12 +43,20 @@ class Embedding:
   norm: Norm | None = None
   out_bias: bool = True
   out_cap: float | None = None
+  out_scale: float = 1.0
+  types: int = 0
 
   def __post_init__(self):
     if self.out_cap is not None and self.out_cap <= 0:
       raise ValueError(
         f'model.embed.out_cap = {self.out_cap} bounds logits and must be above '
         '0. Use none for no bound.'
+      )
+    if self.types < 0 or not self.out_scale > 0:
+      raise ValueError(
+        f'model.embed.types = {self.types} counts types of tokens and must not '
+        f'be negative; model.embed.out_scale = {self.out_scale} multiplies '
+        'states and must be above 0. Without effect are 0 and 1.'
       )
     if self.width < 1:
       raise ValueError(f'model.embed.width = {self.width} must be at least 1.')
@@ -142,6 +153,9 @@ class Vocabulary(nn.Module):
     self.out_tables = self._out_tables(param)
     self.out_projections = self._out_projections(param)
     self.clusters = self._clusters(param)
+    if embed.types:
+      shape = embed.types, width
+      self.types = param('types', shape, ('types', 'width'))
 
   def _out_tables(self, param):
     if self.embed.tie_weights:
@@ -177,8 +191,15 @@ class Vocabulary(nn.Module):
   def _bins(self):
     return tuple(enumerate(self.embed.bins))
 
-  def __call__(self, tokens_BT):
+  def __call__(self, tokens_BT, role_BT):
     """x [B, T, D] in the compute dtype."""
+    x = self._words(tokens_BT)
+    if not self.embed.types:
+      return x
+    type_BT = role_BT >> TYPE
+    return x + jnp.take(self.types, type_BT, axis=0).astype(self.dtype)
+
+  def _words(self, tokens_BT):
     if self.embed.div_val == 1:
       x = self._vectors(0, tokens_BT)
     else:
@@ -197,6 +218,12 @@ class Vocabulary(nn.Module):
       return vectors_BTE
     projection_DE = self.projections[i].astype(self.dtype)
     return jnp.einsum('bte,de->btd', vectors_BTE, projection_DE)
+
+  def met(self, hidden_BTD):
+    """States as they meet the vocabulary."""
+    if self.embed.out_scale == 1:
+      return hidden_BTD
+    return hidden_BTD * jnp.asarray(self.embed.out_scale, hidden_BTD.dtype)
 
   def output(self) -> Output:
     """What the loss needs, one entry a bin."""

@@ -11,6 +11,7 @@ from lctx.patterns.base import (
 from lctx.patterns.block_sparse import BlockSparse
 from lctx.patterns.causal import Causal, Sinks, Staircase
 from lctx.patterns.chosen import GlobalTokens, Prefix
+from lctx.patterns.layers import LayerPatterns
 from lctx.patterns.window import Chunks, Dilated, Window
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
   'Either',
   'Everything',
   'GlobalTokens',
+  'LayerPatterns',
   'Pattern',
   'Prefix',
   'Reach',

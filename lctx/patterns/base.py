@@ -40,6 +40,10 @@ class Pattern:
     """The truth: bool [N or 1, B or 1, T, S]. `heads_N` numbers the heads."""
     raise NotImplementedError
 
+  def of_layers(self, depth: int) -> tuple['Pattern', ...]:
+    """The pattern of each layer of a stack."""
+    return (self,) * depth
+
   @property
   def reach(self) -> Reach:
     """How far any query may see; kernels skip what lies beyond."""
@@ -84,6 +88,10 @@ class Pattern:
 class _Pair(Pattern):
   first: Pattern
   second: Pattern
+
+  def of_layers(self, depth):
+    layers = zip(self.first.of_layers(depth), self.second.of_layers(depth))
+    return tuple(type(self)(*pair) for pair in layers)
 
   def tables(self, heads_N):
     return self.first.tables(heads_N), self.second.tables(heads_N)
@@ -132,7 +140,7 @@ class Either(_Pair):
 
   @property
   def reach(self):
-    return Reach(*map(_most, self.first.reach, self.second.reach))
+    return widest(self.first.reach, self.second.reach)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +177,11 @@ def picture(
 def drawn(seen_TS: Array) -> list[str]:
   """A line a query, `#` where it sees a key."""
   return [''.join('.#'[int(cell)] for cell in row) for row in seen_TS]
+
+
+def widest(first: Reach, second: Reach) -> Reach:
+  """What reaches as far as both, on each side."""
+  return Reach(*map(_most, first, second))
 
 
 def _least(first: int | None, second: int | None) -> int | None:

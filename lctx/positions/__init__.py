@@ -3,6 +3,7 @@
 from lctx.positions.absolute import Learned, NoPosition, Sinusoidal
 from lctx.positions.alibi import Alibi
 from lctx.positions.base import Position, Score, Sizes, Tile
+from lctx.positions.layers import LayerPositions
 from lctx.positions.rope import (
   DynamicNtk,
   Linear,
@@ -21,6 +22,7 @@ from lctx.positions.xl import LearnedRelative, RelativeXL
 __all__ = [
   'Alibi',
   'DynamicNtk',
+  'LayerPositions',
   'Learned',
   'LearnedRelative',
   'Linear',

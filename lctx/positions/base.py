@@ -148,6 +148,10 @@ class Position:
     """Tokens of a document that have a position; None = all of them."""
     return None
 
+  def of_layers(self, depth: int) -> tuple['Position', ...]:
+    """The scheme of each layer of a stack."""
+    return (self,) * depth
+
   def declared(self, length: int) -> 'Position':
     """The same for a call that reads and writes `length` tokens in all."""
     return self

@@ -13,9 +13,9 @@ from typing import Any
 from lctx.layers.ffn import Geglu, Gelu, Swiglu
 from lctx.layers.norm import LayerNorm, RMSNorm
 from lctx.memory import XLCache
-from lctx.models.decoder import Decoder
 from lctx.models.heads import Heads
 from lctx.models.parts import Stack
+from lctx.models.reader import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.patterns import Causal, Window
 from lctx.positions import Alibi, Learned, Rope

@@ -18,8 +18,8 @@ from lctx.memory import (
   Together,
   XLCache,
 )
-from lctx.models.decoder import Decoder
 from lctx.models.parts import Compute, Dropout, Stack
+from lctx.models.reader import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.patterns.causal import Causal
 from lctx.positions import Position, RelativeXL, Rope, T5Bias

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lctx.models.decoder import Decoder
-from lctx.models.recurrent import Run
+from lctx.models.reader import Decoder
+from lctx.models.runs import Run
 from lctx.models.vocabulary import Embedding
 from lctx.patterns.base import Pattern, visible
 from lctx.types import join, segment_coords
@@ -90,15 +90,15 @@ def _layers(model: Decoder, run: Run, segment: int, rows: int) -> dict:
   joined = queries * run.memory.heads(sizes.num_heads) / sizes.num_heads
   seen = 0.0
   if run.memory.attends:
-    near, *_ = run.memory.patterns(model.pattern)
+    near, *_ = run.memory.patterns(run.kind.pattern)
     seen = keys_seen(near, sizes.num_heads, length, memory)
   per_key = 2 * sizes.num_heads * sizes.head_width
   averages = model.heads.average(sizes) is not None  # of queries, one product
   remembered = 2 * keys + (queries if averages else 0)
   relative = 0.0
-  if model.position.meets_queries:
+  if run.kind.position.meets_queries:
     relative += per_key * seen
-  if model.position.projects and run.memory.attends:
+  if run.kind.position.projects and run.memory.attends:
     relative += queries * (length + memory) / (length * rows)
   more = run.depth * length / segment  # tokens without ids are read too
   return {

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lctx.models.decoder import Decoder
+from lctx.models.reader import Decoder
 from lctx.models.segments import scan_segments, split
 from lctx.models.spans import clamped
 from lctx.optimizer import ema

@@ -237,11 +237,11 @@ def test_layers_that_remember_alike_are_one_scan():
   model = dataclasses.replace(
     tiny.transformer_xl(depth=5), memory=OnLayers((1, -1), Infini(), XLCache(4))
   )
-  assert [(run.name, run.depth) for run in model.runs] == [
-    ('layers_0', 1),
-    ('layers_1', 1),
-    ('layers_2', 2),
-    ('layers_3', 1),
+  assert [(run.path, run.layers) for run in model.runs] == [
+    (('layers_0',), (0,)),
+    (('layers_1',), (1,)),
+    (('layers_2',), (2, 3)),
+    (('layers_3',), (4,)),
   ]
   shapes = jax.eval_shape(model.init_params, jax.random.key(0))
   assert shapes['layers_2']['attention']['query'].shape[0] == 2

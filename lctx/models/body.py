@@ -1,32 +1,28 @@
-"""A decoder: reads one segment and carries what it remembers.
-
-hidden, carry, penalty = model.apply({'params': params}, tokens, at, carry)
-"""
+"""What decoders and encoders share: a stack over embedded tokens."""
 
 import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from lctx import losses
 from lctx.fields import check
-from lctx.layers.parameters import Owner, spread
+from lctx.layers.parameters import Owner
 from lctx.memory.base import Memory
 from lctx.models.block import layer_scores
 from lctx.models.carry import ModelCarry, check_alike
 from lctx.models.heads import Heads
 from lctx.models.parts import Compute, Dropout, Stack
 from lctx.models.recurrent import Recurrent
-from lctx.models.vocabulary import Embedding, Vocabulary
+from lctx.models.runs import Run
+from lctx.models.vocabulary import Embedding
 from lctx.patterns import Pattern
 from lctx.positions import Position, Score, Sizes
-from lctx.types import Array, Coords, Params, segment_coords
+from lctx.types import Array, Coords, Params
 
 
-class Decoder(Recurrent):
-  """A stack of equal layers over an embedding; the parts say the rest.
+class Body(Recurrent):
+  """A stack of layers over embedded tokens; the parts say the rest.
 
   Dropout acts when a 'dropout' random key is given, and only then.
   """
@@ -41,24 +37,24 @@ class Decoder(Recurrent):
   compute: Compute = Compute()
 
   def __post_init__(self):
-    check(self, Decoder, 'model')
+    check(self, type(self), 'model')
     sizes, kernel = self.sizes(2), self.compute.kernel
     self.heads.check(sizes)
     self.position.check(sizes)
     self.pattern.check_heads(sizes.num_heads)
     kernel.check_dropout(self.dropout.attention)
     for run in self.runs:
-      run.memory.check(sizes, self.pattern, self.heads)
+      run.memory.check(sizes, run.kind.pattern, self.heads)
       name = type(run.memory).__name__.lower()
-      near, *far = run.memory.patterns(self.pattern)
+      near, *far = run.memory.patterns(run.kind.pattern)
       kernel.check(near)
       if not run.memory.in_order:
         kernel.check_order(name)
       kernel.check_far(far, name)
     super().__post_init__()
 
-  def setup(self):
-    self.vocabulary = Vocabulary(self.embed, self.compute.jax_dtype)
+  def set_up_body(self) -> None:
+    """The submodules of all that is no vocabulary."""
     self.placed = Owner(self.position.embed)
     if self.embed.norm is not None:
       self.embed_norm = Owner(self.embed.norm)
@@ -67,21 +63,19 @@ class Decoder(Recurrent):
       self.final_norm = Owner(self.stack.norm)
     self.drop = nn.Dropout(self.dropout.hidden)
 
-  def __call__(
-    self, tokens_BT: Array, at: Coords, carry: ModelCarry, scores: Any = None
+  def read(
+    self, x: Array, at: Coords, carry: ModelCarry, scores: Any = None
   ) -> tuple[Array, ModelCarry, Array]:
     """Hidden states [B, T, D], the carry after them, and auxiliary losses.
 
-    With open segments in `carry` the tokens join them; without, they are a
-    whole segment and memory is written. `scores`, made once by the method of
-    that name, saves what would be the same for every segment.
+    Of embedded tokens x [B, T, D]; all else as a model's `__call__`.
     """
-    wanted = jax.eval_shape(lambda: self.initial(tokens_BT.shape[0]))
+    wanted = jax.eval_shape(lambda: self.initial(len(x)))
     check_alike(carry, wanted, str(self.memory))
     opened, around = carry.open, self.memory.around
     sizes = self.sizes(at.length if opened is None else opened.text.at.length)
     at = self.counted(at, carry).shifted(-around.before)
-    x = self.placed(self.vocabulary(tokens_BT), at)
+    x = self.placed(x, at)
     if self.embed.norm is not None:
       x = self.embed_norm(x)
     x = self._drop(x)
@@ -92,18 +86,6 @@ class Decoder(Recurrent):
     if self.stack.final_norm:
       x = self.final_norm(x)
     return self._drop(x), carry, penalty
-
-  def nll(self, hidden_BTD: Array, targets_BT: Array) -> Array:
-    """Nats of each target, float32 [B, T]; by chunks of tokens."""
-    return losses.nll(self.vocabulary.output(), hidden_BTD, targets_BT)
-
-  def logits(self, hidden_BTD: Array) -> Array:
-    """Of every token, float32 [B, T, V]; of a vocabulary without bins."""
-    return losses.logits(self.vocabulary.output(), hidden_BTD)
-
-  def log_probs(self, hidden_BTD: Array) -> Array:
-    """Log-probabilities of every token, float32 [B, T, V]."""
-    return losses.log_probs(self.vocabulary.output(), hidden_BTD)
 
   def _drop(self, x):
     return self.drop(x, deterministic=not self.has_rng('dropout'))
@@ -129,22 +111,10 @@ class Decoder(Recurrent):
     )
     return dataclasses.replace(sizes, key_width=self.heads.key_width(sizes))
 
-  @nn.nowrap
-  def with_vocabulary(self, size: int) -> 'Decoder':
-    """The same model for a tokenizer of `size` tokens.
-
-    Raises ValueError where the config names a smaller vocabulary.
-    """
-    if self.embed.vocab is None:
-      embed = dataclasses.replace(self.embed, vocab=size)
-      return dataclasses.replace(self, embed=embed)
-    if self.embed.vocab < size:
-      raise ValueError(
-        f'model.embed.vocab = {self.embed.vocab} is too small: the tokenizer '
-        f"has {size} tokens. Remove it to take the tokenizer's, or set it to "
-        f'{size} or more.'
-      )
-    return self
+  @property
+  def deviation(self) -> float:
+    """Of initial matrices and tables."""
+    return self.stack.deviation_of(self.embed.width)
 
   @nn.nowrap
   def check_length(self, tokens: int | None, what: str) -> None:
@@ -163,44 +133,16 @@ class Decoder(Recurrent):
       )
 
   @nn.nowrap
-  def for_inference(self) -> 'Decoder':
+  def for_inference(self) -> 'Body':
     """The same function, with memory in its cheapest form; not to train."""
     return dataclasses.replace(self, memory=self.memory.for_inference())
 
   @nn.nowrap
-  def for_decoding(self) -> 'Decoder':
+  def for_decoding(self) -> 'Body':
     """The same function, for reading token by token."""
     kernel = self.compute.kernel.for_decoding()
     compute = dataclasses.replace(self.compute, kernel=kernel)
     return dataclasses.replace(self, compute=compute)
-
-  @nn.nowrap
-  def boxed_params(self, key: Array) -> Params:
-    """Initial parameters, each boxed with the names of its logical axes."""
-    tokens = jnp.zeros((1, self.memory.multiple), jnp.int32)
-    at = segment_coords(tokens)
-
-    def every_part(model, tokens):
-      hidden, _, _ = model(tokens, at, self.initial(1))
-      return model.nll(hidden, tokens)
-
-    boxed = self.init(key, tokens, method=every_part)['params']
-    return spread(boxed, self.stack.deviation_of(self.embed.width))
-
-  @nn.nowrap
-  def init_params(self, key: Array) -> Params:
-    """Initial parameters: a nested dict of float32 arrays."""
-    return nn.unbox(self.boxed_params(key))
-
-  @nn.nowrap
-  def axes(self) -> Params:
-    """Logical axes of every parameter: a tuple of names each."""
-    boxed = jax.eval_shape(self.boxed_params, jax.random.key(0))
-    return jax.tree.map(
-      lambda box: tuple(box.names),
-      boxed,
-      is_leaf=lambda box: isinstance(box, nn.meta.AxisMetadata),
-    )
 
   @nn.nowrap
   def scores(self, params: Params, segment: int) -> tuple[Score, ...]:
@@ -210,16 +152,21 @@ class Decoder(Recurrent):
     """
     if not self.attends:
       return ((),) * len(self.runs)
-    sizes, top = self.sizes(segment), params.get('once', {})
-    shared = self.position.once(_given(top), sizes, lambda x: x)
+    sizes = self.sizes(segment)
+    return tuple(self._scores_of(run, params, sizes) for run in self.runs)
+
+  @nn.nowrap
+  def _scores_of(self, run: Run, params: Params, sizes: Sizes):
+    if not run.memory.attends:
+      return ()
+    position = run.kind.position
+    top = params.get(self.once_names[position], {})
+    shared = position.once(_given(top), sizes, lambda x: x)
 
     def one(layer):
-      return layer_scores(_given(layer), shared, self, sizes)
+      return layer_scores(_given(layer), shared, position, self.heads, sizes)
 
-    return tuple(
-      jax.vmap(one)(params[run.name]) if run.memory.attends else ()
-      for run in self.runs
-    )
+    return jax.vmap(one)(run.of(params))
 
 
 def _given(params):

@@ -1,0 +1,51 @@
+"""Models that read tokens: decoders and encoders.
+
+hidden, carry, penalty = model.apply({'params': params}, tokens, at, carry)
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from lctx.models.answering import Answering
+from lctx.models.body import Body
+from lctx.models.carry import ModelCarry
+from lctx.models.tasks import Task, Words
+from lctx.types import Array, Coords, segment_coords
+
+
+class Reader(Body, Answering):
+  """A body with a vocabulary; `task` is what is asked of its states."""
+
+  task: Task = Words()
+
+  def setup(self):
+    self.set_up_answers()
+    self.set_up_body()
+
+  def __call__(
+    self, tokens_BT: Array, at: Coords, carry: ModelCarry, scores: Any = None
+  ) -> tuple[Array, ModelCarry, Array]:
+    """Hidden states [B, T, D], the carry after them, and auxiliary losses.
+
+    With open segments in `carry` the tokens join them; without, they are a
+    whole segment and memory is written. `scores`, made once by the method of
+    that name, saves what would be the same for every segment.
+    """
+    return self.read(self.vocabulary(tokens_BT, at.role), at, carry, scores)
+
+  def every_part(self) -> Array:
+    """Reads a text with all that has parameters."""
+    tokens = jnp.zeros((1, self.memory.multiple), jnp.int32)
+    at = segment_coords(tokens)
+    hidden, _, _ = self(tokens, at, self.initial(1))
+    answers = self.answers(hidden, at)
+    return self.nll(hidden, tokens) if answers is None else answers
+
+
+class Decoder(Reader):
+  """Predicts the token after each token, of which it sees nothing."""
+
+
+class Encoder(Reader):
+  """Reads a text both ways; with a memory, segment by segment."""

@@ -1,0 +1,139 @@
+"""What is asked of a model's states: words, or labels of texts and tokens."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lctx.layers.ffn import FeedForward, Gelu, Tanh
+from lctx.layers.norm import LayerNorm, Norm
+from lctx.types import Array, Coords
+
+zeros = nn.initializers.zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Asks for words: logits over the vocabulary, which `nll` is of.
+
+  `states` [B, T, D] are what meets the vocabulary, `answers` what other tasks
+  ask for. Parameters are made by `param`.
+  """
+
+  def states(self, param: Callable, x: Array) -> Array:
+    """States in which words are read off, [B, T, D]."""
+    return x
+
+  def answers(
+    self, param: Callable, x: Array, at: Coords, drop: Callable
+  ) -> Array | None:
+    """Logits of labels, float32; None where words are all that is asked."""
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Words(Task):
+  """The states as they are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedWords(Task):
+  """norm(bent(x W + b)) meets the vocabulary (Devlin et al. 2019, BERT)."""
+
+  bent: FeedForward = dataclasses.field(default_factory=Gelu)
+  norm: Norm = dataclasses.field(default_factory=lambda: LayerNorm(1e-12))
+
+  def states(self, param, x):
+    h_BTD = self.bent.bend(_dense(param, 'dense', x, x.shape[-1]))
+    return self.norm(param, h_BTD.astype(x.dtype))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pooled(Task):
+  """One vector a text, [B, D]: tanh(x W + b) of its first token."""
+
+  def answers(self, param, x, at, drop):
+    return jnp.tanh(_dense(param, 'pooled', _chosen(x, at, 'first'), None))
+
+
+@dataclasses.dataclass(frozen=True)
+class TextLabels(Task):
+  """Logits [B, labels] of a text: bent(x W + b) V + c of one of its tokens.
+
+  `labels`: 1 is a number to be met (regression), more are classes. `of`: 'first'
+  (BERT's [CLS]) or 'last' (BART's and T5's end mark) is the token. Two texts
+  that are compared are one, with another type for the second.
+  """
+
+  labels: int
+  of: str = 'first'
+  bent: FeedForward = dataclasses.field(default_factory=Tanh)
+
+  def __post_init__(self):
+    _check_labels(self.labels)
+    if self.of not in ('first', 'last'):
+      raise ValueError(
+        f'model.task.of = {self.of!r} names no token of a text. Use '
+        "'first' or 'last'."
+      )
+
+  def answers(self, param, x, at, drop):
+    chosen = drop(_chosen(x, at, self.of))
+    h_BD = self.bent.bend(_dense(param, 'pooled', chosen, None))
+    return _dense(param, 'labels', drop(h_BD), self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenLabels(Task):
+  """Logits [B, T, labels] of every token: x W + b."""
+
+  labels: int
+
+  def __post_init__(self):
+    _check_labels(self.labels)
+
+  def answers(self, param, x, at, drop):
+    return _dense(param, 'labels', drop(x), self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spans(TokenLabels):
+  """Where an answer begins and ends: logits [B, T, 2] (Devlin et al. 2019).
+
+  Extractive question answering: a softmax over the tokens for each of the two.
+  """
+
+  labels: int = 2
+
+  def __post_init__(self):
+    if self.labels != 2:
+      raise ValueError(
+        f'model.task.labels = {self.labels}, but a span has 2 ends. Leave it.'
+      )
+
+
+def _chosen(x: Array, at: Coords, which: str) -> Array:
+  """[B, D]: the first or last token that is there."""
+  held_BT = at.document >= 0
+  slot_B = jnp.argmax(held_BT, axis=1)
+  if which == 'last':
+    slot_B = held_BT.shape[1] - 1 - jnp.argmax(held_BT[:, ::-1], axis=1)
+  return jnp.take_along_axis(x, slot_B[:, None, None], axis=1)[:, 0]
+
+
+def _dense(param: Callable, name: str, x: Array, width: int | None) -> Array:
+  """x W + b, float32, of any leading axes; `width` None = as wide as x."""
+  last = 'width' if width in (None, x.shape[-1]) else 'labels'
+  width = width or x.shape[-1]
+  kernel_DF = param(name, (x.shape[-1], width), ('width', last))
+  bias_F = param(f'{name}_bias', (width,), (last,), zeros)
+  y = jnp.einsum('...d,df->...f', x.astype(jnp.float32), kernel_DF)
+  return y + bias_F.reshape(*(1,) * (x.ndim - 1), -1)
+
+
+def _check_labels(labels: int) -> None:
+  if labels < 1:
+    raise ValueError(
+      f'model.task.labels = {labels} counts labels and must be at least 1.'
+    )
