@@ -4,7 +4,7 @@ from lctx import presets
 from lctx.interop.family import Family, dropouts
 from lctx.interop.layers import array, megatron, norm
 from lctx.interop.options import Options
-from lctx.interop.tables import Entry, of_layer
+from lctx.interop.tables import Entry, of_layers
 from lctx.layers.ffn import Gelu
 from lctx.layers.norm import LayerNorm
 from lctx.models.parts import Dropout
@@ -73,9 +73,7 @@ def entries(model: Decoder) -> list[Entry]:
     path = 'vocabulary', 'out_table_0'
     found.append(array('lm_head.weight', path, vocab, width))
   of_one = megatron(model, 'self_attention')
-  for layer in range(model.stack.depth):
-    found += of_layer(of_one, f'{BODY}h.{layer}.', layer)
-  return found
+  return found + of_layers(model, of_one, f'{BODY}h.{{}}.')
 
 
 def tied(model: Decoder) -> dict[str, str]:

@@ -13,7 +13,7 @@ from lctx.interop.layers import (
   side_by_side,
 )
 from lctx.interop.options import Options
-from lctx.interop.tables import Entry, of_layer
+from lctx.interop.tables import Entry, of_layers
 from lctx.layers.ffn import Gelu
 from lctx.layers.norm import LayerNorm
 from lctx.models.parts import Dropout
@@ -85,17 +85,15 @@ def entries(model: Decoder) -> list[Entry]:
   ]
   sizes, ffn = model.sizes(), model.stack.ffn_width_of(width)
   heads = sizes.num_heads, sizes.head_width
-  for layer in range(model.stack.depth):
-    of_one = [
-      *norm('ln_1', 'norm_0', width, bias=True),
-      *side_by_side('attn.c_attn', width, heads),
-      *out_of_heads('attn.c_proj', width, heads, bias=True, conv=True),
-      *norm('ln_2', 'norm_1', width, bias=True),
-      *linear('mlp.c_fc', 'in', (width, ffn), bias=True, conv=True),
-      *linear('mlp.c_proj', 'out', (ffn, width), bias=True, conv=True),
-    ]
-    found += of_layer(of_one, f'{BODY}h.{layer}.', layer)
-  return found
+  of_one = [
+    *norm('ln_1', 'norm_0', width, bias=True),
+    *side_by_side('attn.c_attn', width, heads),
+    *out_of_heads('attn.c_proj', width, heads, bias=True, conv=True),
+    *norm('ln_2', 'norm_1', width, bias=True),
+    *linear('mlp.c_fc', 'in', (width, ffn), bias=True, conv=True),
+    *linear('mlp.c_proj', 'out', (ffn, width), bias=True, conv=True),
+  ]
+  return found + of_layers(model, of_one, f'{BODY}h.{{}}.')
 
 
 FAMILIES = {

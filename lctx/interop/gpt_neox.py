@@ -5,7 +5,7 @@ from lctx.interop import rotary
 from lctx.interop.family import Family, dropouts
 from lctx.interop.layers import array, megatron, norm
 from lctx.interop.options import Options
-from lctx.interop.tables import Entry, of_layer
+from lctx.interop.tables import Entry, of_layers
 from lctx.layers.ffn import Gelu
 from lctx.layers.norm import LayerNorm
 from lctx.models.parts import Dropout
@@ -89,9 +89,7 @@ def entries(model: Decoder) -> list[Entry]:
     path = 'vocabulary', 'out_table_0'
     found.append(array('embed_out.weight', path, vocab, width))
   of_one = megatron(model, 'attention')
-  for layer in range(model.stack.depth):
-    found += of_layer(of_one, f'{BODY}layers.{layer}.', layer)
-  return found
+  return found + of_layers(model, of_one, f'{BODY}layers.{{}}.')
 
 
 def tied(model: Decoder) -> dict[str, str]:

@@ -1,27 +1,33 @@
 """A folder as Hugging Face's libraries write it: config.json and weights."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from lctx.interop import bloom, gemma, gpt2, gpt_neox, llama, tables
+from lctx.interop import bert, bloom, gemma, gpt2, gpt_neox, llama, tables
 from lctx.interop.family import Family, check_exports, check_parts
+from lctx.interop.inputs import Given
 from lctx.interop.options import Options
-from lctx.models.reader import Decoder
-from lctx.types import Params
+from lctx.models.reader import Reader
+from lctx.models.tasks import Spans, States, TextLabels, TokenLabels
+from lctx.types import Array, Params
 
 FAMILIES = {
+  **bert.FAMILIES,
   **bloom.FAMILIES,
   **gemma.FAMILIES,
   **gpt2.FAMILIES,
   **gpt_neox.FAMILIES,
   **llama.FAMILIES,
 }
+_log = logging.getLogger(__name__)
 KEPT = (
   *('bos_token_id', 'eos_token_id', 'pad_token_id', 'unk_token_id'),
   *('max_position_embeddings', 'seq_length'),
@@ -33,7 +39,7 @@ class Pretrained(NamedTuple):
   """A published model."""
 
   architecture: str
-  model: Decoder
+  model: Reader
   params: Params  # float32
   config: dict[str, Any]  # as it was read
 
@@ -49,16 +55,21 @@ def load(folder: str | Path) -> Pretrained:
   config = _json(folder / 'config.json')
   name = _architecture(config, folder)
   family = FAMILIES[name]
-  model = family.model_for(Options(config, str(folder / 'config.json')))
+  arrays = _arrays(folder)
+  where = str(folder / 'config.json')
+  model = family.model_for(Options(config, where, arrays))
   wanted = family.entries(model)
-  arrays = _bodied(_arrays(folder), family, wanted)
+  arrays = _bodied(arrays, family, wanted)
   read = arrays, wanted, family.tied(model), family.ignored
+  left = sorted(name for name in arrays if family.ignored(name))
+  if left:
+    _log.info(f'{folder}: no output depends on {", ".join(left)}; not read')
   return Pretrained(name, model, tables.read(*read), config)
 
 
 def save(
   folder: str | Path,
-  model: Decoder,
+  model: Reader,
   params: Params,
   architecture: str,
   *,
@@ -85,14 +96,43 @@ def save(
     **family.config_of(model),
   }
   config |= {x: like[x] for x in KEPT if like and x in like}
-  again = family.model_for(Options(config, 'config.json'))
-  check_exports(model, again, architecture)
   arrays = tables.write(params, family.entries(model), {})
+  unused = family.unused(model)
+  arrays |= {x: np.zeros(shape, np.float32) for x, shape in unused.items()}
+  again = family.model_for(Options(config, 'config.json', arrays))
+  check_exports(model, again, architecture)
   folder.mkdir(parents=True, exist_ok=True)
   arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
   save_file(arrays, folder / WEIGHTS, metadata={'format': 'pt'})
   text = json.dumps(config, indent=2) + '\n'
   (folder / 'config.json').write_text(text)
+
+
+def outputs(published: Pretrained, given: Given) -> dict[str, Array]:
+  """What it gives, float32, by the names that it has in `transformers`.
+
+  `given` holds arrays [B, T] by the names of its arguments there: `input_ids`,
+  `attention_mask`, `token_type_ids`, `global_attention_mask`. It is read in one
+  window. To compare, or to see what a model says of a text.
+  """
+  _, model, params, config = published
+  family = FAMILIES[published.architecture]
+  tokens, at = family.inputs(given, config)
+  variables, empty = {'params': params}, model.initial(len(tokens))
+  hidden, _, _ = model.apply(variables, tokens, at, empty)
+  answers = model.apply(variables, hidden, at, method='answers')
+  match model.task:
+    case States(pooled=True):
+      return {'last_hidden_state': hidden, 'pooler_output': answers}
+    case States():
+      return {'last_hidden_state': answers}
+    case Spans():
+      return dict(
+        zip(('start_logits', 'end_logits'), jnp.moveaxis(answers, 2, 0))
+      )
+    case TextLabels() | TokenLabels():
+      return {'logits': answers}
+  return {'logits': model.apply(variables, hidden, method='logits')}
 
 
 def _architecture(config, folder) -> str:
@@ -138,9 +178,19 @@ def _of_file(path: Path) -> dict[str, np.ndarray]:
   try:
     with safe_open(path, 'flax') as file:  # numpy has no bfloat16
       names = file.keys()
-      return {x: np.asarray(file.get_tensor(x), np.float32) for x in names}
+      return {
+        _today(x): np.asarray(file.get_tensor(x), np.float32) for x in names
+      }
   except SafetensorError as error:
     raise ValueError(f'{path} is damaged: {error}. Copy it again.') from error
+
+
+def _today(name: str) -> str:
+  """As norms of the first files are called today."""
+  for old, new in (('.gamma', '.weight'), ('.beta', '.bias')):
+    if name.endswith(f'LayerNorm{old}'):
+      return name.removesuffix(old) + new
+  return name
 
 
 def _bodied(arrays, family: Family, wanted) -> dict[str, np.ndarray]:

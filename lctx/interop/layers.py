@@ -19,10 +19,13 @@ def array(name: str, path: Sequence[str], *shape: int) -> Entry:
   return Entry(name, tuple(path), shape)
 
 
-def norm(name: str, path: str, width: int, *, bias: bool) -> Iterator[Entry]:
-  yield array(f'{name}.weight', (path, 'scale'), width)
+def norm(
+  name: str, path: str | Sequence[str], width: int, *, bias: bool
+) -> Iterator[Entry]:
+  path = (path,) if isinstance(path, str) else path
+  yield array(f'{name}.weight', (*path, 'scale'), width)
   if bias:
-    yield array(f'{name}.bias', (path, 'bias'), width)
+    yield array(f'{name}.bias', (*path, 'bias'), width)
 
 
 def linear(
@@ -32,25 +35,32 @@ def linear(
   *,
   bias: bool,
   conv: bool = False,
+  of: tuple[str, ...] = ('ffn',),
 ) -> Iterator[Entry]:
-  """Of the feed-forward part, `shape` [in, out]; `conv`: theirs is so too."""
-  path = 'ffn', leaf
+  """Of a part `of` the model, `shape` [in, out]; `conv`: theirs is so too."""
+  path = *of, leaf
   if conv:
     yield Entry(f'{name}.weight', path, shape)
   else:
     yield Entry(f'{name}.weight', path, shape[::-1], turned, turned)
   if bias:
-    yield array(f'{name}.bias', ('ffn', f'{leaf}_bias'), shape[1])
+    yield array(f'{name}.bias', (*of, f'{leaf}_bias'), shape[1])
 
 
 def into_heads(
-  name: str, leaf: str, width: int, heads: tuple[int, int], *, bias: bool
+  name: str,
+  leaf: str,
+  width: int,
+  heads: tuple[int, int],
+  *,
+  bias: bool,
+  of: tuple[str, ...] = ('attention',),
 ) -> Iterator[Entry]:
-  """Of attention, from `width` to `heads` (number, width)."""
+  """From `width` to `heads` (number, width)."""
   flat = heads[0] * heads[1]
   yield Entry(
     f'{name}.weight',
-    ('attention', leaf),
+    (*of, leaf),
     (flat, width),
     lambda w: w.T.reshape(width, *heads),
     lambda w: w.reshape(width, flat).T,
@@ -58,7 +68,7 @@ def into_heads(
   if bias:
     yield Entry(
       f'{name}.bias',
-      ('attention', f'{leaf}_bias'),
+      (*of, f'{leaf}_bias'),
       (flat,),
       lambda w: w.reshape(heads),
       lambda w: w.reshape(flat),
@@ -72,18 +82,19 @@ def out_of_heads(
   *,
   bias: bool,
   conv: bool = False,
+  of: tuple[str, ...] = ('attention',),
 ) -> Iterator[Entry]:
   """The way back; `conv`: theirs is [in, out]."""
   flat = heads[0] * heads[1]
   yield Entry(
     f'{name}.weight',
-    ('attention', 'out'),
+    (*of, 'out'),
     (flat, width) if conv else (width, flat),
     lambda w: (w if conv else w.T).reshape(*heads, width),
     lambda w: w.reshape(flat, width) if conv else w.reshape(flat, width).T,
   )
   if bias:
-    yield array(f'{name}.bias', ('attention', 'out_bias'), width)
+    yield array(f'{name}.bias', (*of, 'out_bias'), width)
 
 
 def fused(name: str, width: int, heads: tuple[int, int]) -> list[Entry]:

@@ -1,7 +1,7 @@
 """Llama, Mistral, Qwen 2.5 and Qwen 3 as Hugging Face names them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lctx import presets
@@ -9,13 +9,14 @@ from lctx.interop import rotary
 from lctx.interop.family import Family
 from lctx.interop.layers import array, into_heads, linear, norm, out_of_heads
 from lctx.interop.options import Options
-from lctx.interop.tables import Entry, of_layer
+from lctx.interop.tables import Entry, of_layers
 from lctx.layers.ffn import Swiglu
 from lctx.layers.norm import RMSNorm
 from lctx.models.parts import Dropout
 from lctx.models.reader import Decoder
 from lctx.patterns import Window
 from lctx.positions import Rope
+from lctx.presets.decoders import Windows
 
 BODY = 'model.'
 
@@ -84,7 +85,7 @@ def biases(options: Options) -> dict[str, bool]:
   return {'bias': both, 'out_bias': both}
 
 
-def _qwen_window(options: Options, depth: int) -> int | None:
+def _qwen_window(options: Options, depth: int) -> Windows:
   """The first `max_window_layers` see all, the others a window, if at all."""
   on = options.take('use_sliding_window', False)
   width = options.take('sliding_window', 4096, null=None)
@@ -96,23 +97,38 @@ def _qwen_window(options: Options, depth: int) -> int | None:
   return window_of(options, width, kinds)
 
 
+KINDS = 'full_attention', 'sliding_attention'
+
+
 def window_of(
   options: Options, width: int | None, default: list[str]
-) -> int | None:
+) -> Windows:
   """Of `layer_types`, or of the `default` ones.
 
-  Raises ValueError where some layers have a window and others have none.
+  Raises ValueError for a kind that is not known, or a window without a width.
   """
-  kinds = {*options.take('layer_types', default)}
-  if kinds == {'full_attention'}:
-    return None
-  if kinds == {'sliding_attention'} and width:
-    return width
-  raise ValueError(
-    f'{options.where} has layer_types {sorted(kinds)} with sliding_window = '
-    f'{width}: some layers have a window and others none, and a model of lctx '
-    'has one model.pattern.'
-  )
+  kinds = options.take('layer_types', default)
+  if not {*kinds} <= {*KINDS} or (KINDS[1] in kinds and not width):
+    raise ValueError(
+      f'{options.where} has layer_types {sorted({*kinds})} with sliding_window '
+      f'= {width}. Known are {" and ".join(KINDS)}, the second with a width.'
+    )
+  each = period_of([width if kind == KINDS[1] else None for kind in kinds])
+  return each[0] if len(each) == 1 else each
+
+
+def period_of(each: Sequence) -> tuple:
+  """The shortest beginning that is repeated, as far as they go."""
+  for size in range(1, len(each) + 1):
+    if all(x == each[i % size] for i, x in enumerate(each)):
+      return tuple(each[:size])
+  return ()
+
+
+def layer_types(model: Decoder) -> list[str]:
+  """The way back of `window_of`."""
+  patterns = model.pattern.of_layers(model.stack.depth)
+  return [KINDS[isinstance(pattern, Window)] for pattern in patterns]
 
 
 def config_of(model: Decoder, kind: str, own: Callable) -> dict[str, Any]:
@@ -145,15 +161,17 @@ def _llama_says(model):
 
 
 def _mistral_says(model):
-  return {'sliding_window': _width(model)}
+  return {'sliding_window': width_of(model)}
 
 
 def _qwen2_says(model):
-  width = _width(model)
+  width, kinds = width_of(model), layer_types(model)
+  first = kinds.index(KINDS[1]) if width else model.stack.depth
   return {
     'use_sliding_window': width is not None,
     'sliding_window': width,
-    'max_window_layers': 0 if width else model.stack.depth,
+    'max_window_layers': first,
+    'layer_types': kinds,
   }
 
 
@@ -161,9 +179,11 @@ def _qwen3_says(model):
   return {'attention_bias': model.heads.bias, **_qwen2_says(model)}
 
 
-def _width(model) -> int | None:
-  windowed = isinstance(model.pattern, Window)
-  return model.pattern.before + 1 if windowed else None
+def width_of(model: Decoder) -> int | None:
+  """Of the window that some layers have, if any."""
+  patterns = model.pattern.of_layers(model.stack.depth)
+  found = {x.before + 1 for x in patterns if isinstance(x, Window)}
+  return min(found, default=None)
 
 
 def entries(model: Decoder) -> list[Entry]:
@@ -177,10 +197,8 @@ def entries(model: Decoder) -> list[Entry]:
   if not model.embed.tie_weights:
     path = 'vocabulary', 'out_table_0'
     found.append(array('lm_head.weight', path, vocab, width))
-  for layer in range(model.stack.depth):
-    of_one = [*_attention(model, sizes), *_feed_forward(model), *_norms(model)]
-    found += of_layer(of_one, f'{BODY}layers.{layer}.', layer)
-  return found
+  of_one = [*_attention(model, sizes), *_feed_forward(model), *_norms(model)]
+  return found + of_layers(model, of_one, f'{BODY}layers.{{}}.')
 
 
 def _attention(model, sizes):

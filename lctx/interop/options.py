@@ -27,8 +27,11 @@ class Options:
   `check_all_read` refuses it.
   """
 
-  def __init__(self, config: Mapping[str, Any], where: str):
+  def __init__(
+    self, config: Mapping[str, Any], where: str, arrays: Iterable[str] = ()
+  ):
     self._left, self.where = dict(config), where
+    self.arrays = frozenset(arrays)  # names in the file beside it
 
   def take(self, name: str, default: Any = _NONE, null: Any = _NONE) -> Any:
     """Its value; `default` where it is missing, and where it is null, too.

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from lctx.models.body import Body
 from lctx.types import Params
 
 Arrays = Mapping[str, np.ndarray]
@@ -38,17 +39,27 @@ class Entry:
   joined: Callable[[list[np.ndarray]], np.ndarray] | None = None
 
 
-def of_layer(entries: Iterable[Entry], prefix: str, layer: int) -> list[Entry]:
-  """Entries of one layer, whose names in the file begin with `prefix`."""
-  return [
-    dataclasses.replace(
-      entry,
-      name=prefix + entry.name,
-      path=('layers', *entry.path),
-      layer=layer,
-    )
-    for entry in entries
-  ]
+def of_layers(
+  body: Body, entries: Iterable[Entry], prefix: str, *, root: tuple = ()
+) -> list[Entry]:
+  """Entries of every layer, given those of one.
+
+  `prefix` begins their names in the file, with {} for the number of the layer;
+  `root` is where the body's parameters are.
+  """
+  entries, found = list(entries), []
+  for run in body.runs:
+    for i, layer in enumerate(run.layers):
+      found += [
+        dataclasses.replace(
+          entry,
+          name=prefix.format(layer) + entry.name,
+          path=(*root, *run.path, *entry.path),
+          layer=i,
+        )
+        for entry in entries
+      ]
+  return found
 
 
 def read(

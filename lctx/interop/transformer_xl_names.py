@@ -11,7 +11,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from lctx.interop.tables import Entry, of_layer, same, turned
+from lctx.interop.tables import Entry, of_layers, same, turned
 from lctx.models.heads import Heads
 from lctx.models.parts import Stack
 from lctx.models.reader import Decoder
@@ -40,8 +40,8 @@ def entries(model: Decoder, spelling: Spelling) -> list[Entry]:
   """
   _check_layers(model)
   found = _vocabulary(model, spelling)
-  for layer in range(model.stack.depth):
-    found += _layer(model, spelling, layer)
+  of_one = *_attention(model), *_feed_forward(model)
+  found += of_layers(model, of_one, f'{spelling.body}layers.{{}}.')
   return found + _biases(model, spelling)
 
 
@@ -88,11 +88,6 @@ def _vocabulary(model, spelling):
       path = ('vocabulary', path)
       found.append(Entry(f'crit.cluster_{name}', path, shape, turn, turn))
   return found
-
-
-def _layer(model, spelling, layer):
-  at = f'{spelling.body}layers.{layer}.'
-  return of_layer((*_attention(model), *_feed_forward(model)), at, layer)
 
 
 def _check_layers(model):

@@ -23,6 +23,7 @@ from lctx.memory.gates import (
   LstmGate,
   MemoryGate,
 )
+from lctx.memory.global_attention import GlobalAttention
 from lctx.memory.held import Held, Segment
 from lctx.memory.infini import Infini
 from lctx.memory.melodi import LongMemory, Melodi
@@ -48,6 +49,7 @@ __all__ = [
   'FullGate',
   'GatedDelta',
   'GatedLinear',
+  'GlobalAttention',
   'HeadGate',
   'Held',
   'Hidden',

@@ -50,10 +50,17 @@ class MaskedWords(Task):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pooled(Task):
-  """One vector a text, [B, D]: tanh(x W + b) of its first token."""
+class States(Task):
+  """The states themselves, [B, T, D]; or one vector a text.
+
+  `pooled`: [B, D], tanh(x W + b) of its first token.
+  """
+
+  pooled: bool = False
 
   def answers(self, param, x, at, drop):
+    if not self.pooled:
+      return x.astype(jnp.float32)
     return jnp.tanh(_dense(param, 'pooled', _chosen(x, at, 'first'), None))
 
 
@@ -61,9 +68,9 @@ class Pooled(Task):
 class TextLabels(Task):
   """Logits [B, labels] of a text: bent(x W + b) V + c of one of its tokens.
 
-  `labels`: 1 is a number to be met (regression), more are classes. `of`: 'first'
-  (BERT's [CLS]) or 'last' (BART's and T5's end mark) is the token. Two texts
-  that are compared are one, with another type for the second.
+  `labels`: 1 is a number to be met (regression), more are classes. `of` chooses
+  the token: 'first' (BERT's [CLS]) or 'last' (BART's and T5's end mark). Two
+  texts that are compared are one, with another type for the second.
   """
 
   labels: int

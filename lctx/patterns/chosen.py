@@ -58,3 +58,11 @@ class Prefix(Chosen):
   def allowed(self, q_at, k_at, heads_N):
     of_k = self._chosen(k_at, of_keys, PREFIX)
     return self._chosen(q_at, of_queries, PREFIX) & of_k
+
+
+@dataclasses.dataclass(frozen=True)
+class NotGlobal(Pattern):
+  """Keys whose role has no GLOBAL bit: those are seen in another way."""
+
+  def allowed(self, q_at, k_at, heads_N):
+    return of_keys(k_at.role) & GLOBAL == 0

@@ -20,21 +20,32 @@ class NoPosition(Position):
 
 @dataclasses.dataclass(frozen=True)
 class Learned(Position):
-  """A table with a vector for each of the first `length` tokens."""
+  """A table of `length` vectors, of which token 0 has number `first`.
+
+  Those before it are no token's: RoBERTa and BART have 2 of them.
+  """
 
   length: int
+  first: int = 0
 
   def __post_init__(self):
     _check_length(self)
+    if not 0 <= self.first < self.length:
+      raise ValueError(
+        f'model.position.first = {self.first} leaves no token a position: it '
+        'must not be negative, and below model.position.length = '
+        f'{self.length}.'
+      )
 
   @property
   def limit(self):
-    return self.length
+    return self.length - self.first
 
   def embed(self, param, x, at):
     shape, axes = (self.length, x.shape[-1]), ('positions', 'width')
     table_PD = param('table', shape, axes).astype(x.dtype)
-    return x + jnp.take(table_PD, at.offset, axis=0, mode='fill')
+    row_BT = at.offset + self.first
+    return x + jnp.take(table_PD, row_BT, axis=0, mode='fill')
 
 
 @dataclasses.dataclass(frozen=True)

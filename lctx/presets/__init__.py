@@ -1,6 +1,7 @@
 """Published models: each is one function that picks parts."""
 
 from lctx.presets.decoders import bloom, gemma, gpt2, gpt_neox, llama
+from lctx.presets.encoders import bert, bigbird, longformer, roberta
 from lctx.presets.recurrent import (
   block_recurrent,
   gated_delta,
@@ -11,6 +12,8 @@ from lctx.presets.recurrent import (
 )
 
 __all__ = [
+  'bert',
+  'bigbird',
   'block_recurrent',
   'bloom',
   'gated_delta',
@@ -18,8 +21,10 @@ __all__ = [
   'gpt2',
   'gpt_neox',
   'llama',
+  'longformer',
   'melodi',
   'memorizing',
   'remembering',
+  'roberta',
   'transformer_xl',
 ]

@@ -1,7 +1,9 @@
 """Published decoders that read one window, with a plain cache of it.
 
 `context` is how many states the cache holds, for what is read before: as many
-tokens as the model was trained to read. `parts` are Decoder's fields in place
+tokens as the model was trained to read. `window` is how many keys a query sees,
+with its own; None = all; or a tuple, of which layer i has entry i, and begins
+again after the last. `parts` are Decoder's fields in place
 of those chosen here; a dict changes fields of the one that is chosen, as in
 llama(32, 4096, 32, 8192, heads={'keys': 8}, stack={'ffn_width': 14_336}). All
 raise ValueError for sizes that cannot be, naming the field.
@@ -12,14 +14,16 @@ from typing import Any
 
 from lctx.layers.ffn import Geglu, Gelu, Swiglu
 from lctx.layers.norm import LayerNorm, RMSNorm
-from lctx.memory import XLCache
+from lctx.memory import Memory, OnLayers, XLCache
 from lctx.models.heads import Heads
 from lctx.models.parts import Stack
 from lctx.models.reader import Decoder
 from lctx.models.vocabulary import Embedding
-from lctx.patterns import Causal, Window
+from lctx.patterns import Causal, LayerPatterns, Window
 from lctx.positions import Alibi, Learned, Rope
+from lctx.presets.chosen import with_parts
 
+Windows = int | None | tuple[int | None, ...]
 BIASED = Heads(bias=True, out_bias=True)
 
 
@@ -42,13 +46,13 @@ def llama(
   num_heads: int,
   context: int,
   *,
-  window: int | None = None,
+  window: Windows = None,
   **parts,
 ) -> Decoder:
   """Llama (Touvron et al. 2023), and what differs from it in parts.
 
-  Mistral has a `window`, of that many keys with the query's own, Qwen 2.5
-  heads={'bias': True}, Qwen 3 heads={'norm': RMSNorm()}.
+  Mistral has a `window`, Qwen 2.5 heads={'bias': True}, Qwen 3
+  heads={'norm': RMSNorm()}.
   """
   usual = {
     'embed': _bare(width, tie_weights=False),
@@ -65,13 +69,15 @@ def gemma(
   num_heads: int,
   context: int,
   *,
-  window: int | None = None,
+  window: Windows = None,
   **parts,
 ) -> Decoder:
-  """Gemma (2024), and Gemma 2 where all layers look alike.
+  """Gemma (2024), and what differs from it in parts.
 
-  That has stack={'norm_after': True}, heads={'cap': 50.0, 'scale': 1 / 16} and
-  embed={'out_cap': 30.0}. `window` as `llama`.
+  Gemma 2 has window=(4096, None), stack={'norm_after': True}, heads={'cap':
+  50.0, 'scale': 1 / 16} and embed={'out_cap': 30.0}. Gemma 3 has window=(1024,)
+  * 5 + (None,), norm_after, heads={'norm': norm, 'scale': 1 / 16} with the norm
+  of the stack, and position=LayerPositions((Rope(),) * 5 + (Rope(1e6),)).
   """
   norm = RMSNorm(zero_centred=True)
   usual = {
@@ -114,15 +120,26 @@ def _decoder(
   usual: dict[str, Any],
   parts: dict[str, Any],
   context: int,
-  window: int | None = None,
+  window: Windows = None,
 ) -> Decoder:
-  usual['pattern'] = Causal() if window is None else Window(window - 1)
-  usual['memory'] = XLCache(min(context, window or context))
-  for name, part in parts.items():
-    if isinstance(part, dict):
-      part = dataclasses.replace(usual[name], **part)
-    usual[name] = part
-  return Decoder(**usual)
+  each = window if isinstance(window, tuple) else (window,)
+  patterns = tuple(Causal() if x is None else Window(x - 1) for x in each)
+  usual['pattern'] = patterns[0] if len(each) == 1 else LayerPatterns(patterns)
+  usual['memory'] = _caches(usual['stack'].depth, context, each)
+  return Decoder(**with_parts(usual, parts))
+
+
+def _caches(depth: int, context: int, each: tuple[int | None, ...]) -> Memory:
+  """Of what each layer sees: layers with a window keep no more."""
+  lengths = [min(context, x or context) for x in each]
+  lengths = [lengths[i % len(each)] for i in range(depth)]
+  least, most = min(lengths), max(lengths)
+  if least == most:
+    return XLCache(most)
+  if {*lengths} != {least, most}:
+    raise ValueError(f'window = {each} has more than two widths, one too many.')
+  near = tuple(i for i, length in enumerate(lengths) if length == least)
+  return OnLayers(near, XLCache(least), XLCache(most))
 
 
 def _stack(depth, num_heads, norm, ffn) -> Stack:

@@ -21,6 +21,7 @@ import transformers
 from lctx.interop import hugging_face
 
 FOLDER = Path(__file__).parent / 'hf'
+SEQUENCE = 'ForSequenceClassification'
 SMALL = {'vocab_size': 61, 'bos_token_id': 1, 'eos_token_id': 2}
 ROTARY = {
   **SMALL,
@@ -31,6 +32,17 @@ ROTARY = {
 }
 LLAMA = {**ROTARY, 'intermediate_size': 36, 'num_key_value_heads': 2}
 NEOX = {**ROTARY, 'hidden_size': 32, 'intermediate_size': 40}
+
+
+ENCODER = {
+  'vocab_size': 61,
+  'hidden_size': 24,
+  'num_hidden_layers': 2,
+  'num_attention_heads': 4,
+  'intermediate_size': 36,
+  'max_position_embeddings': 64,
+}
+LONGFORMER = {**ENCODER, 'attention_window': 6, 'sep_token_id': 2}
 
 
 def rope(kind: str, **more) -> dict:
@@ -147,6 +159,47 @@ CASES = {
       'sliding_window': 8,
     },
   ),
+  'gemma_2_in_turn': (
+    'Gemma2',
+    {
+      **LLAMA,
+      'num_hidden_layers': 5,
+      'head_dim': 8,
+      'sliding_window': 8,
+    },
+  ),
+  'gemma_3_window': (
+    'Gemma3',
+    {
+      **LLAMA,
+      'num_hidden_layers': 7,
+      'head_dim': 8,
+      'query_pre_attn_scalar': 12,
+      'layer_types': [
+        'full_attention' if i % 3 == 2 else 'sliding_attention'
+        for i in range(7)
+      ],
+      'sliding_window': 8,
+      'rope_parameters': {
+        'full_attention': {
+          'rope_type': 'linear',
+          'factor': 8.0,
+          'rope_theta': 1e6,
+        },
+        'sliding_attention': {'rope_type': 'default', 'rope_theta': 1e4},
+      },
+    },
+  ),
+  'qwen2_first_layers': (
+    'Qwen2',
+    {
+      **LLAMA,
+      'num_hidden_layers': 3,
+      'use_sliding_window': True,
+      'sliding_window': 9,
+      'max_window_layers': 1,
+    },
+  ),
   'gpt_neox': ('GPTNeoX', NEOX),
   'gpt_neox_in_turn': (
     'GPTNeoX',
@@ -172,6 +225,48 @@ CASES = {
       'tie_word_embeddings': False,
       'layer_norm_epsilon': 1e-3,
     },
+  ),
+  'bert': ('Bert', ENCODER, 'ForMaskedLM'),
+  'bert_model': (
+    'Bert',
+    {**ENCODER, 'type_vocab_size': 3, 'layer_norm_eps': 1e-3},
+    'Model',
+  ),
+  'bert_texts': ('Bert', {**ENCODER, 'num_labels': 3}, SEQUENCE),
+  'bert_tokens': (
+    'Bert',
+    {**ENCODER, 'num_labels': 5, 'hidden_act': 'gelu_new'},
+    'ForTokenClassification',
+  ),
+  'bert_span': ('Bert', ENCODER, 'ForQuestionAnswering'),
+  'roberta': ('Roberta', {**ENCODER, 'hidden_act': 'relu'}, 'ForMaskedLM'),
+  'roberta_number': (
+    'Roberta',
+    {**ENCODER, 'type_vocab_size': 1, 'num_labels': 1},
+    SEQUENCE,
+  ),
+  'longformer': (
+    'Longformer',
+    {**LONGFORMER, 'attention_window': [4, 10]},
+    'ForMaskedLM',
+  ),
+  'longformer_model': (
+    'Longformer',
+    {**LONGFORMER, 'type_vocab_size': 1},
+    'Model',
+  ),
+  'longformer_texts': ('Longformer', LONGFORMER, SEQUENCE),
+  'longformer_tokens': ('Longformer', LONGFORMER, 'ForTokenClassification'),
+  'longformer_span': ('Longformer', LONGFORMER, 'ForQuestionAnswering'),
+  'big_bird': (
+    'BigBird',
+    {**ENCODER, 'attention_type': 'original_full', 'rescale_embeddings': True},
+    'ForMaskedLM',
+  ),
+  'big_bird_texts': (
+    'BigBird',
+    {**ENCODER, 'attention_type': 'original_full', 'use_bias': False},
+    SEQUENCE,
   ),
 }
 
@@ -204,41 +299,70 @@ def inputs(name: str) -> dict[str, np.ndarray]:
   By less than a window: a query of padding that sees nothing else gives no
   number, and spoils the whole row in the next layer.
   """
-  ends = (37, 33, 31) if name.endswith('window') else (37, 22, 1)
-  ids = np.random.default_rng(1).integers(3, 61, (3, 37))
+  random = np.random.default_rng(1)
+  windowed = CASES[name][1].get('sliding_window')
+  ends = (37, 33, 31) if windowed else (37, 22, 1)
+  ids = random.integers(3, 61, (3, 37))
   mask = np.arange(37)[None] < np.array(ends)[:, None]
-  return {
-    'input_ids': np.where(mask, ids, 0),
+  kind = CASES[name][0]
+  pad = {'Roberta': 1, 'Longformer': 1}.get(kind, 0)
+  found = {
+    'input_ids': np.where(mask, ids, pad),
     'attention_mask': mask.astype(np.int64),
   }
+  if kind in ENCODERS:
+    types = CASES[name][1].get('type_vocab_size', 2)
+    found['token_type_ids'] = random.integers(0, types, (3, 37))
+  if kind == 'Longformer':
+    is_global = np.zeros((3, 37), np.int64)  # of row 2: none
+    is_global[0, [0, 3, 4, 20, 36]] = is_global[1, 0] = 1
+    found['global_attention_mask'] = is_global
+  if name in ('longformer_texts', 'longformer_span'):
+    del found['global_attention_mask']  # they have rules of their own
+    found['input_ids'][:, [5, 9, 30]] = 2  # three end marks
+    found['input_ids'][2, [0, 5, 9, 30]] = 2, 1, 1, 1
+    found['input_ids'][2, :3] = 2
+    found['attention_mask'][2, :3] = 1
+    found['attention_mask'][1, 22:31] = 1
+  return found
 
 
-def expected(model: torch.nn.Module, given: dict) -> np.ndarray:
+ENCODERS = 'Bert', 'Roberta', 'Longformer', 'BigBird'
+FIELDS = (
+  *('logits', 'start_logits', 'end_logits'),
+  *('last_hidden_state', 'pooler_output'),
+)
+
+
+def expected(model: torch.nn.Module, given: dict) -> dict[str, np.ndarray]:
   tensors = {name: torch.asarray(x) for name, x in given.items()}
   with torch.no_grad():
-    return model.double()(**tensors).logits.numpy()
+    found = model.double()(**tensors)
+  return {x: found[x].numpy() for x in FIELDS if x in found}
 
 
 def write(name: str) -> None:
-  kind, fields = CASES[name]
-  config = getattr(transformers, f'{kind}Config')(**fields)
+  kind, fields, *head = CASES[name]
+  text = 'Text' if kind == 'Gemma3' else ''
+  config = getattr(transformers, f'{kind}{text}Config')(**fields)
   config._attn_implementation = 'eager'
-  suffix = 'LMHeadModel' if kind == 'GPT2' else 'ForCausalLM'
-  model = getattr(transformers, f'{kind}{suffix}')(config).eval()
+  usual = 'LMHeadModel' if kind == 'GPT2' else 'ForCausalLM'
+  (head,) = head or [usual]
+  model = getattr(transformers, f'{kind}{head}')(config).eval()
   drawn(model)
   folder = FOLDER / name
   model.save_pretrained(folder)
   (folder / 'generation_config.json').unlink(missing_ok=True)
   given = inputs(name)
-  logits = expected(model, given)
-  np.savez_compressed(
-    folder / 'case.npz', **given, **{'expected/logits': logits}
-  )
-  print(f'{name}: logits up to {np.abs(logits).max():.1f}')
-  check_read_back(folder, type(model), given, logits)
+  values = expected(model, given)
+  saved = {f'expected/{field}': x for field, x in values.items()}
+  np.savez_compressed(folder / 'case.npz', **given, **saved)
+  largest = {field: np.abs(x).max().round(1) for field, x in values.items()}
+  print(f'{name}: up to {largest}')
+  check_read_back(folder, type(model), given, values)
 
 
-def check_read_back(folder, kind, given, logits) -> None:
+def check_read_back(folder, kind, given, values) -> None:
   """What lctx writes, transformers reads as the same model."""
   ours = hugging_face.load(folder)
   with tempfile.TemporaryDirectory() as again:
@@ -251,7 +375,9 @@ def check_read_back(folder, kind, given, logits) -> None:
   for wrong in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):
     assert not told[wrong], (wrong, told[wrong])
   back = expected(model.eval(), given)
-  assert np.array_equal(back, logits), np.abs(back - logits).max()
+  for field, value in values.items():
+    worst = np.abs(back[field] - value).max()
+    assert np.array_equal(back[field], value), (field, worst)
 
 
 if __name__ == '__main__':

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 
 from lctx.interop import hugging_face
 from lctx.memory import Infini
+from lctx.models.reader import Decoder
 from lctx.patterns import Dilated
-from lctx.types import EMPTY, segment_coords
 
 OURS = Path(__file__).parent.parent / 'golden' / 'hf'
 GOLDEN = Path(os.environ.get('LCTX_GOLDEN_HF', OURS))
@@ -28,11 +28,13 @@ CASES = sorted(path.parent.name for path in GOLDEN.glob('*/case.npz'))
 assert CASES, f'LCTX_GOLDEN_HF = {GOLDEN} holds no CASE/case.npz'
 
 
-@functools.partial(tiny.quick_jit, static_argnums=0)
-def logits_of(model, params, ids, document):
-  given, at = {'params': params}, segment_coords(document)
-  hidden, _, _ = model.apply(given, ids, at, model.initial(len(ids)))
-  return model.apply(given, hidden, method='logits')
+def outputs(published, given):
+  """Compiled without the work that makes it fast."""
+
+  def read(params):
+    return hugging_face.outputs(published._replace(params=params), given)
+
+  return tiny.quick_jit(read)(published.params)
 
 
 @functools.partial(tiny.quick_jit, static_argnums=0)
@@ -56,19 +58,26 @@ def test_it_gives_what_its_own_library_gives(name):
   known = {*names['architectures']} & {*hugging_face.FAMILIES}
   if not known and GOLDEN != OURS:
     pytest.skip(f'{names["architectures"]} are not read')
-  case, (_, model, params, _) = case_of(name), loaded(name)
-  ids = case['input_ids']
-  mask = case.get('attention_mask', np.ones_like(ids)) > 0
-  document = jnp.where(mask, 0, EMPTY).astype(jnp.int32)
-  got = logits_of(model, params, jnp.asarray(ids, jnp.int32), document)
-  got, want = np.asarray(got)[mask], case['expected/logits'][mask]
-  worst = np.abs(got - want).max()
-  assert worst <= 2e-5 * max(1, np.abs(want).max()), worst
+  case, published = case_of(name), loaded(name)
+  given = {x: y for x, y in case.items() if not x.startswith('expected/')}
+  found = outputs(published, given)
+  wanted = {x for x in case if x.startswith('expected/')}
+  assert wanted
+  for field in wanted:
+    got, want = np.asarray(found[field.split('/')[1]]), case[field]
+    rows = case['input_ids'].shape
+    mask = case.get('attention_mask', np.ones(rows)) > 0
+    if want.shape[:2] == rows:
+      got, want = got[mask], want[mask]
+    worst = np.abs(got - want).max()
+    assert worst <= 2e-5 * max(1, np.abs(want).max()), (field, worst)
 
 
 @pytest.mark.parametrize('name', [x for x in CASES if GOLDEN == OURS])
 def test_segments_with_its_cache_are_one_window(name, close):
   _, model, params, _ = loaded(name)
+  if not isinstance(model, Decoder):
+    pytest.skip('an encoder reads in one window')
   ids = jnp.asarray(case_of(name)['input_ids'][:1], jnp.int32)
   whole, _ = tiny.loop(model, params, ids, [37])
   parts, _ = tiny.loop(model, params, ids, [16, 16, 5])
@@ -82,7 +91,10 @@ def test_what_is_written_is_what_was_read(name, tmp_path):
   want = load_file(GOLDEN / name / 'model.safetensors')
   got = load_file(tmp_path / 'model.safetensors')
   assert got.keys() == want.keys()
+  unused = hugging_face.FAMILIES[kind].unused(model)
   for key, value in want.items():
+    if key in unused:
+      continue
     np.testing.assert_array_equal(got[key], value, err_msg=key)
   again = hugging_face.load(tmp_path)
   for field in ('embed', 'position', 'pattern', 'heads', 'memory', 'dropout'):
@@ -143,13 +155,6 @@ def test_what_is_not_known_is_refused(folder, options, words):
   assert words in refused(folder)
 
 
-def test_layers_of_two_kinds_are_refused(tmp_path):
-  folder = Path(shutil.copytree(OURS / 'qwen2_window', tmp_path / 'qwen'))
-  kinds = ['full_attention', 'sliding_attention']
-  change(folder, layer_types=kinds)
-  assert 'some layers have a window' in refused(folder)
-
-
 def test_a_file_that_is_cut_off_or_not_there_is_told(folder):
   path = folder / 'model.safetensors'
   path.write_bytes(path.read_bytes()[:-100])
@@ -191,7 +196,9 @@ def test_a_model_that_its_files_cannot_say_is_not_written(tmp_path):
   with pytest.raises(ValueError, match='Known are'):
     hugging_face.save(tmp_path / 'x', model, params, 'MambaForCausalLM')
   infini = model.clone(memory=Infini())
-  with pytest.raises(ValueError, match=r'model\.memory = Infini.* plain cache'):
+  with pytest.raises(
+    ValueError, match=r'model\.memory = Infini.* xlcache alone'
+  ):
     hugging_face.save(tmp_path / 'x', infini, params, 'LlamaForCausalLM')
   more = {**params, 'extra': {'scale': jnp.ones(3)}}
   with pytest.raises(ValueError, match='extra/scale has no name'):

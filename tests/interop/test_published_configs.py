@@ -10,6 +10,9 @@ import pytest
 
 from lctx.interop import hugging_face
 from lctx.interop.options import Options
+from lctx.memory import XLCache
+from lctx.patterns import Causal, LayerPatterns, Window
+from lctx.positions import LayerPositions, Rope
 
 LLAMA = {
   'architectures': ['LlamaForCausalLM'],
@@ -184,6 +187,141 @@ PUBLISHED = {
       'vocab_size': 256000,
     },
   ),
+  'gemma-2-2b': (
+    2_614_341_888,
+    {
+      **LLAMA,
+      'architectures': ['Gemma2ForCausalLM'],
+      'model_type': 'gemma2',
+      'attention_bias': False,
+      'attention_dropout': 0.0,
+      'attn_logit_softcapping': 50.0,
+      'cache_implementation': 'hybrid',
+      'final_logit_softcapping': 30.0,
+      'head_dim': 256,
+      'hidden_act': 'gelu_pytorch_tanh',
+      'hidden_activation': 'gelu_pytorch_tanh',
+      'hidden_size': 2304,
+      'intermediate_size': 9216,
+      'max_position_embeddings': 8192,
+      'num_attention_heads': 8,
+      'num_hidden_layers': 26,
+      'num_key_value_heads': 4,
+      'query_pre_attn_scalar': 256,
+      'rms_norm_eps': 1e-06,
+      'rope_theta': 10000.0,
+      'sliding_window': 4096,
+      'vocab_size': 256000,
+    },
+  ),
+  'gemma-3-1b': (
+    999_885_952,
+    {
+      'architectures': ['Gemma3ForCausalLM'],
+      'attention_bias': False,
+      'attention_dropout': 0.0,
+      'attn_logit_softcapping': None,
+      'bos_token_id': 2,
+      'cache_implementation': 'hybrid',
+      'eos_token_id': 1,
+      'final_logit_softcapping': None,
+      'head_dim': 256,
+      'hidden_activation': 'gelu_pytorch_tanh',
+      'hidden_size': 1152,
+      'initializer_range': 0.02,
+      'intermediate_size': 6912,
+      'max_position_embeddings': 32768,
+      'model_type': 'gemma3_text',
+      'num_attention_heads': 4,
+      'num_hidden_layers': 26,
+      'num_key_value_heads': 1,
+      'pad_token_id': 0,
+      'query_pre_attn_scalar': 256,
+      'rms_norm_eps': 1e-06,
+      'rope_local_base_freq': 10000,
+      'rope_scaling': None,
+      'rope_theta': 1000000,
+      'sliding_window': 512,
+      'sliding_window_pattern': 6,
+      'torch_dtype': 'bfloat16',
+      'transformers_version': '4.50.0.dev0',
+      'use_cache': True,
+      'vocab_size': 262144,
+    },
+  ),
+  'bert-base-uncased': (
+    109_514_298,
+    {
+      'architectures': ['BertForMaskedLM'],
+      'attention_probs_dropout_prob': 0.1,
+      'gradient_checkpointing': False,
+      'hidden_act': 'gelu',
+      'hidden_dropout_prob': 0.1,
+      'hidden_size': 768,
+      'initializer_range': 0.02,
+      'intermediate_size': 3072,
+      'layer_norm_eps': 1e-12,
+      'max_position_embeddings': 512,
+      'model_type': 'bert',
+      'num_attention_heads': 12,
+      'num_hidden_layers': 12,
+      'pad_token_id': 0,
+      'position_embedding_type': 'absolute',
+      'transformers_version': '4.6.0.dev0',
+      'type_vocab_size': 2,
+      'use_cache': True,
+      'vocab_size': 30522,
+    },
+  ),
+  'roberta-base': (
+    124_697_433,
+    {
+      'architectures': ['RobertaForMaskedLM'],
+      'attention_probs_dropout_prob': 0.1,
+      'bos_token_id': 0,
+      'eos_token_id': 2,
+      'hidden_act': 'gelu',
+      'hidden_dropout_prob': 0.1,
+      'hidden_size': 768,
+      'initializer_range': 0.02,
+      'intermediate_size': 3072,
+      'layer_norm_eps': 1e-05,
+      'max_position_embeddings': 514,
+      'model_type': 'roberta',
+      'num_attention_heads': 12,
+      'num_hidden_layers': 12,
+      'pad_token_id': 1,
+      'type_vocab_size': 1,
+      'vocab_size': 50265,
+    },
+  ),
+  'longformer-base-4096': (
+    148_711_257,
+    {
+      'architectures': ['LongformerForMaskedLM'],
+      'attention_mode': 'longformer',
+      'attention_probs_dropout_prob': 0.1,
+      'attention_window': [512] * 12,
+      'bos_token_id': 0,
+      'eos_token_id': 2,
+      'gradient_checkpointing': False,
+      'hidden_act': 'gelu',
+      'hidden_dropout_prob': 0.1,
+      'hidden_size': 768,
+      'ignore_attention_mask': False,
+      'initializer_range': 0.02,
+      'intermediate_size': 3072,
+      'layer_norm_eps': 1e-05,
+      'max_position_embeddings': 4098,
+      'model_type': 'longformer',
+      'num_attention_heads': 12,
+      'num_hidden_layers': 12,
+      'pad_token_id': 1,
+      'sep_token_id': 2,
+      'type_vocab_size': 1,
+      'vocab_size': 50265,
+    },
+  ),
   'pythia-70m': (
     70_426_624,
     {
@@ -271,24 +409,28 @@ def test_options_are_what_they_say():
   assert neox.model_for(Options(config, 'here')).position.share == 0.25
 
 
-def test_gemma_2_with_windows_on_every_other_layer_is_refused():
-  _, config = PUBLISHED['gemma-2b']
-  config = config | {
-    'architectures': ['Gemma2ForCausalLM'],
-    'hidden_act': 'gelu_pytorch_tanh',
-    'hidden_activation': 'gelu_pytorch_tanh',
-    'cache_implementation': 'hybrid',
-    'sliding_window': 4096,
-    'query_pre_attn_scalar': 256,
-  }
+def gemma_2(**options):
+  _, config = PUBLISHED['gemma-2-2b']
   family = hugging_face.FAMILIES['Gemma2ForCausalLM']
-  with pytest.raises(ValueError, match='some layers have a window'):
-    family.model_for(Options(config, 'here'))
-  same = config | {'layer_types': ['full_attention'] * 18}
-  model = family.model_for(Options(same, 'here'))
+  return family.model_for(Options(config | options, 'here'))
+
+
+def test_windows_are_on_the_layers_that_have_them():
+  model = gemma_2()
+  assert model.pattern == LayerPatterns((Window(4095), Causal()))
+  assert model.memory.of_layers(26)[:2] == (XLCache(4096), XLCache(8192))
   assert (model.heads.cap, model.embed.out_cap) == (50, 30)
-  none = same | {'attn_logit_softcapping': None}
-  assert family.model_for(Options(none, 'here')).heads.cap is None
+  assert len(model.runs) == 2  # of which a scan compiles one each
+  assert gemma_2(layer_types=['full_attention'] * 26).pattern == Causal()
+  assert gemma_2(attn_logit_softcapping=None).heads.cap is None
+  with pytest.raises(ValueError, match='zigzag'):
+    gemma_2(layer_types=['zigzag'] * 26)
+  _, config = PUBLISHED['gemma-3-1b']
+  family = hugging_face.FAMILIES['Gemma3ForCausalLM']
+  model = family.model_for(Options(config, 'here'))
+  near, far = Rope(1e4), Rope(1e6)
+  assert model.position == LayerPositions((near,) * 5 + (far,))
+  assert [run.layers for run in model.runs][-2:] == [(5, 11, 17, 23), (24, 25)]
 
 
 def test_yarn_may_be_added_beside_other_parameters():

@@ -1,0 +1,62 @@
+"""What a published model is given, by the names it has there, as ours is."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lctx.types import EMPTY, GLOBAL, TYPE, Array, Coords, segment_coords
+
+Given = Mapping[str, np.ndarray]
+
+
+class Inputs(NamedTuple):
+  """Tokens [B, T] of a model, and where they sit."""
+
+  tokens: Array
+  at: Coords
+
+
+def inputs(given: Given, config: Mapping[str, Any]) -> Inputs:
+  """`input_ids`, with `attention_mask` and `token_type_ids` if they are there.
+
+  Positions count the slots of a row, padding included. `position_ids` are not
+  read.
+  """
+  ids = given['input_ids']
+  return placed(ids, given, np.arange(ids.shape[1])[None])
+
+
+def from_padding(given: Given, config: Mapping[str, Any]) -> Inputs:
+  """The same, but positions count tokens that are no padding (RoBERTa).
+
+  By the id of padding, not by the mask; padding itself is before the first.
+  """
+  ids = given['input_ids']
+  is_token = ids != config['pad_token_id']
+  return placed(ids, given, np.cumsum(is_token, axis=1) * is_token - 1)
+
+
+def placed(ids: np.ndarray, given: Given, offset: np.ndarray) -> Inputs:
+  """Tokens whose absolute positions are known."""
+  mask = given.get('attention_mask', np.ones_like(ids)) > 0
+  types = given.get('token_type_ids', np.zeros_like(ids))
+  is_global = given.get('global_attention_mask', np.zeros_like(ids)) > 0
+  role = types.astype(np.int32) << TYPE | np.where(is_global, GLOBAL, 0)
+  at = segment_coords(np.where(mask, 0, EMPTY).astype(np.int32))
+  offset = np.broadcast_to(offset, ids.shape).astype(np.int32)
+  return Inputs(ids.astype(np.int32), at.replace(role=role, offset=offset))
+
+
+def before_first(given: Given, mark: int) -> np.ndarray:
+  """A `global_attention_mask` of what comes before the first `mark`."""
+  found = np.argmax(given['input_ids'] == mark, axis=1)
+  slots = np.arange(given['input_ids'].shape[1])[None]
+  return (slots < found[:, None]).astype(np.int64)
+
+
+def first_alone(given: Given) -> np.ndarray:
+  """A `global_attention_mask` of the first token."""
+  mask = np.zeros_like(given['input_ids'])
+  mask[:, 0] = 1
+  return mask
