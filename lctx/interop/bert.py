@@ -11,6 +11,7 @@ from lctx.interop.family import Family
 from lctx.interop.layers import array, into_heads, linear, norm, out_of_heads
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry, of_layers
+from lctx.interop.windows import global_attention, widths_of
 from lctx.layers.ffn import Gelu
 from lctx.layers.norm import LayerNorm
 from lctx.memory import GlobalAttention, Memory
@@ -26,7 +27,6 @@ from lctx.models.tasks import (
 )
 from lctx.patterns import Everything, LayerPatterns, Window
 from lctx.positions import Learned
-from lctx.presets.encoders import windows
 
 SILENT = 'initializer_range', 'sep_token_id', 'onnx_export', 'pooler_type'
 LABELS = 'labels'
@@ -120,19 +120,9 @@ def model_for(options: Options, names: Names, task: Callable) -> Encoder:
 
 
 def _of_longformer(options):
-  """`attention_window` counts both sides of a query."""
   options.expect('attention_mode', 'longformer')
   options.expect('ignore_attention_mask', False)
-  each = options.take('attention_window', 512)
-  each = tuple(each) if isinstance(each, list) else each
-  for window in (each,) if isinstance(each, int) else each:
-    if window < 2 or window % 2:
-      raise ValueError(
-        f'{options.where} has attention_window = {window}, which counts keys '
-        'on both sides and must be even and above 0.'
-      )
-  halves = tuple(x // 2 for x in each) if isinstance(each, tuple) else each // 2
-  return {'pattern': windows(halves), 'memory': GlobalAttention(MOST)}
+  return global_attention(options)
 
 
 def _of_big_bird(options):
@@ -142,7 +132,6 @@ def _of_big_bird(options):
   return {'heads': {'bias': biases, 'out_bias': True}, 'pattern': Everything()}
 
 
-MOST = 64  # tokens of a row that may be global
 _ACTIVATION = {'big_bird': 'gelu_new'}
 _ACTIVATION |= dict.fromkeys(('bert', 'roberta', 'longformer'), 'gelu')
 _OWN = {'longformer': _of_longformer, 'big_bird': _of_big_bird}
@@ -171,8 +160,7 @@ def config_of(model: Encoder, names: Names) -> dict[str, Any]:
     found['id2label'] = {str(i): x for i, x in enumerate(labels)}
     found['label2id'] = {x: i for i, x in enumerate(labels)}
   if names.kind == 'longformer':
-    patterns = model.pattern.of_layers(stack.depth)
-    found['attention_window'] = [2 * x.before for x in patterns]
+    found['attention_window'] = widths_of(model.pattern, stack.depth)
   if names.kind == 'big_bird':
     found |= {'attention_type': 'original_full', 'use_bias': model.heads.bias}
     found['rescale_embeddings'] = model.embed.scaled
@@ -279,7 +267,7 @@ def _masked_by_gelu(options, norm, bent):
 
 def _states(options, norm, bent):
   poolers = {'pooler.dense.weight', 'pooler.weight'}
-  return States(pooled=bool(poolers & options.arrays))
+  return States(pooled=bool(poolers & {*options.arrays}))
 
 
 def _text(options, norm, bent, bends: bool = False):
@@ -308,7 +296,7 @@ def _inputs(given: Mapping, config: Mapping, names: Names, task: Any):
 
 
 def _family(names: Names, task: Callable) -> Family:
-  parts = {'position': Learned, 'norm': LayerNorm, 'memory': Memory}
+  parts = {'position': Learned, 'stack.norm': LayerNorm, 'memory': Memory}
   parts['pattern'] = Everything
   if names is LONGFORMER:
     parts |= {'memory': GlobalAttention, 'pattern': Window | LayerPatterns}
@@ -321,6 +309,7 @@ def _family(names: Names, task: Callable) -> Family:
     parts=parts,
     ignored=_unread,
     inputs=functools.partial(_inputs, names=names, task=task),
+    model=Encoder,
     unused=functools.partial(_unused, names=names),
   )
 

@@ -89,6 +89,6 @@ FAMILIES = {
     entries,
     tied,
     body=BODY,
-    parts={'position': Alibi, 'norm': LayerNorm, 'ffn': Gelu},
+    parts={'position': Alibi, 'stack.norm': LayerNorm, 'stack.ffn': Gelu},
   )
 }

@@ -1,30 +1,37 @@
 """What a published format has to say of itself."""
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from lctx.interop.inputs import Given, Inputs, inputs
+from lctx.interop.inputs import Given, Pair, Text, inputs
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry
-from lctx.memory import XLCache
-from lctx.models.reader import Reader
+from lctx.memory import TransientGlobal, XLCache
+from lctx.models.encoder_decoder import EncoderDecoder, Side
+from lctx.models.parts import Stack
+from lctx.models.reader import Decoder, Encoder
+from lctx.positions import Position
+
+Model = Decoder | Encoder | EncoderDecoder
 
 
 class Family(NamedTuple):
   """One of `architectures`: its `config.json`, and the table of its arrays."""
 
-  model_for: Callable[[Options], Reader]  # reads every option
-  config_of: Callable[[Reader], dict[str, Any]]  # the way back
-  entries: Callable[[Reader], list[Entry]]
-  tied: Callable[[Reader], dict[str, str]]  # names that repeat another array
+  model_for: Callable[[Options], Model]  # reads every option
+  config_of: Callable[[Model], dict[str, Any]]  # the way back
+  entries: Callable[[Model], list[Entry]]
+  tied: Callable[[Model], dict[str, str]]  # names that repeat another array
   body: str  # what names of the body begin with, in files with a head
-  parts: dict[str, type]  # the kinds of 'position', 'norm' and the like
+  parts: dict[str, type]  # the kinds of 'position', 'stack.norm' and the like
   ignored: Callable[[str], bool] = lambda name: False  # not read
-  inputs: Callable[[Given, dict], Inputs] = inputs
+  inputs: Callable[[Given, dict], Text | Pair] = inputs
   # Arrays that a file must have and no output depends on, with their shapes.
-  unused: Callable[[Reader], dict[str, tuple[int, ...]]] = lambda model: {}
+  unused: Callable[[Model], dict[str, tuple[int, ...]]] = lambda model: {}
+  model: type = Decoder
 
 
 def dropouts(options: Options, hidden: tuple[str, ...], attention: str):
@@ -40,43 +47,42 @@ def dropouts(options: Options, hidden: tuple[str, ...], attention: str):
   return one, options.take(attention, 0.0)
 
 
-def check_parts(model: Reader, family: Family, name: str) -> None:
+def check_parts(model: Model, family: Family, name: str) -> None:
   """Raises ValueError for parts that files of a family have no words for."""
-  memories = {*model.memory.of_layers(model.stack.depth)}
-  if any(getattr(memory, 'same_length', False) for memory in memories):
+  if type(model) is not family.model:
     raise ValueError(
-      f'model.memory = {model.memory} has no name in a {name} file, which '
-      'knows a plain cache alone. Turn same_length off, or keep the lctx '
-      'checkpoint.'
+      f'model = {type(model).__name__} has no name in a {name} file, which is '
+      f'of a {family.model.__name__}. Name the architecture that it is.'
     )
-  found = {
-    'model.memory': model.memory,
-    'model.position': model.position,
-    'model.pattern': model.pattern,
-    'model.stack.norm': model.stack.norm,
-    'model.stack.ffn': model.stack.ffn,
-  }
-  usual = {'memory': XLCache}
-  if {type(memory) for memory in memories} == {XLCache}:
-    del found['model.memory']  # of one length or two
-  for field, part in found.items():
-    kind = {**usual, **family.parts}.get(field.rpartition('.')[-1], object)
+  found = {'memory': XLCache, **family.parts}
+  if family.model is EncoderDecoder:
+    del found['memory']
+  for path, kind in found.items():
+    part = functools.reduce(getattr, path.split('.'), model)
     kinds = typing.get_args(kind) or (kind,)
-    if type(part) not in kinds and object not in kinds:
-      known = ' or '.join(x.__name__.lower() for x in kinds)
-      raise ValueError(
-        f'{field} = {part} has no name in a {name} file, which knows '
-        f'{known} alone. Use that, or keep the lctx checkpoint.'
-      )
+    parts = [part]
+    if path == 'memory':  # of two lengths, where some layers have a window
+      parts = part.of_layers(model.stack.depth)
+    for x in parts:
+      if type(x) not in kinds or getattr(x, 'same_length', False):
+        known = ' or '.join(x.__name__.lower() for x in kinds)
+        raise ValueError(
+          f'model.{path} = {part} has no name in a {name} file, which knows '
+          f'{known} alone. Use that, or keep the lctx checkpoint.'
+        )
 
 
-def check_exports(model: Reader, wanted: Reader, name: str) -> None:
+def check_exports(model: Model, wanted: Model, name: str) -> None:
   """Raises ValueError where `model` has what the format does not know.
 
   `wanted` is what reading it back would give.
   """
-  for field in ('embed', 'stack', 'position', 'pattern', 'heads', 'task'):
-    got, back = (_resolved(x, field) for x in (model, wanted))
+  silent = {'memory', 'dropout', 'compute', 'parent', 'name'}
+  fields = {field.name for field in dataclasses.fields(model)} - silent
+  for field in sorted(fields):
+    got, back = (
+      _resolved(getattr(x, field), x.embed.width) for x in (model, wanted)
+    )
     if got != back:
       raise ValueError(
         f'model.{field} = {got} would come back from a {name} file as {back}. '
@@ -84,20 +90,26 @@ def check_exports(model: Reader, wanted: Reader, name: str) -> None:
       )
 
 
-def _resolved(model: Reader, field: str) -> Any:
+def _resolved(part: Any, width: int) -> Any:
   """A part without what is said by leaving it out, or of beginnings alone.
 
   Nor has a file the length that is declared for a call.
   """
-  if field == 'position':
-    trained = getattr(getattr(model.position, 'stretch', None), 'trained', None)
-    return model.position.declared(trained) if trained else model.position
-  if field != 'stack':
-    return getattr(model, field)
-  width = model.embed.width
-  return dataclasses.replace(
-    model.stack,
-    head_width=model.stack.head_width_of(width),
-    ffn_width=model.stack.ffn_width_of(width),
-    initializer_range=None,
-  )
+  match part:
+    case Side():
+      fields = ('stack', 'position', 'memory')
+      changed = {x: _resolved(getattr(part, x), width) for x in fields}
+      return dataclasses.replace(part, **changed)
+    case TransientGlobal():
+      return dataclasses.replace(part, position=part.scheme)
+    case Stack():
+      return dataclasses.replace(
+        part,
+        head_width=part.head_width_of(width),
+        ffn_width=part.ffn_width_of(width),
+        initializer_range=None,
+      )
+    case Position():
+      trained = getattr(getattr(part, 'stretch', None), 'trained', None)
+      return part.declared(trained) if trained else part
+  return part

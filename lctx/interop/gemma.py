@@ -157,7 +157,7 @@ def config_of_later(model: Decoder, kind: str) -> dict[str, Any]:
   }
 
 
-PARTS = {'position': Rope, 'norm': RMSNorm, 'ffn': Geglu}
+PARTS = {'position': Rope, 'stack.norm': RMSNorm, 'stack.ffn': Geglu}
 BY_KIND = {**PARTS, 'position': Rope | LayerPositions}
 FAMILIES = {
   'GemmaForCausalLM': Family(

@@ -103,7 +103,7 @@ FAMILIES = {
     entries,
     tied=lambda model: {'lm_head.weight': f'{BODY}wte.weight'},
     body=BODY,
-    parts={'position': Learned, 'norm': LayerNorm, 'ffn': Gelu},
+    parts={'position': Learned, 'stack.norm': LayerNorm, 'stack.ffn': Gelu},
     ignored=lambda name: name.endswith(('.attn.bias', '.attn.masked_bias')),
   )
 }

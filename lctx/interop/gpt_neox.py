@@ -106,7 +106,7 @@ FAMILIES = {
     entries,
     tied,
     body=BODY,
-    parts={'position': Rope, 'norm': LayerNorm, 'ffn': Gelu},
+    parts={'position': Rope, 'stack.norm': LayerNorm, 'stack.ffn': Gelu},
     ignored=lambda name: name.endswith(BUFFERS),
   )
 }

@@ -11,21 +11,34 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from lctx.interop import bert, bloom, gemma, gpt2, gpt_neox, llama, tables
+from lctx.interop import (
+  bart,
+  bert,
+  bloom,
+  gemma,
+  gpt2,
+  gpt_neox,
+  llama,
+  t5,
+  tables,
+)
 from lctx.interop.family import Family, check_exports, check_parts
 from lctx.interop.inputs import Given
 from lctx.interop.options import Options
+from lctx.models.encoder_decoder import EncoderDecoder
 from lctx.models.reader import Reader
 from lctx.models.tasks import Spans, States, TextLabels, TokenLabels
 from lctx.types import Array, Params
 
 FAMILIES = {
+  **bart.FAMILIES,
   **bert.FAMILIES,
   **bloom.FAMILIES,
   **gemma.FAMILIES,
   **gpt2.FAMILIES,
   **gpt_neox.FAMILIES,
   **llama.FAMILIES,
+  **t5.FAMILIES,
 }
 _log = logging.getLogger(__name__)
 KEPT = (
@@ -39,7 +52,7 @@ class Pretrained(NamedTuple):
   """A published model."""
 
   architecture: str
-  model: Reader
+  model: Reader | EncoderDecoder
   params: Params  # float32
   config: dict[str, Any]  # as it was read
 
@@ -60,8 +73,13 @@ def load(folder: str | Path) -> Pretrained:
   model = family.model_for(Options(config, where, arrays))
   wanted = family.entries(model)
   arrays = _bodied(arrays, family, wanted)
-  read = arrays, wanted, family.tied(model), family.ignored
-  left = sorted(name for name in arrays if family.ignored(name))
+  unused = family.unused(model)
+
+  def ignored(name: str) -> bool:
+    return name in unused or family.ignored(name)
+
+  read = arrays, wanted, family.tied(model), ignored
+  left = sorted(filter(ignored, arrays))
   if left:
     _log.info(f'{folder}: no output depends on {", ".join(left)}; not read')
   return Pretrained(name, model, tables.read(*read), config)
@@ -69,7 +87,7 @@ def load(folder: str | Path) -> Pretrained:
 
 def save(
   folder: str | Path,
-  model: Reader,
+  model: Reader | EncoderDecoder,
   params: Params,
   architecture: str,
   *,
@@ -117,9 +135,15 @@ def outputs(published: Pretrained, given: Given) -> dict[str, Array]:
   """
   _, model, params, config = published
   family = FAMILIES[published.architecture]
-  tokens, at = family.inputs(given, config)
-  variables, empty = {'params': params}, model.initial(len(tokens))
-  hidden, _, _ = model.apply(variables, tokens, at, empty)
+  read = family.inputs(given, config)
+  if isinstance(model, EncoderDecoder):
+    carry, _ = model.read(params, *read.source)
+    model, params = model.target, model.params_of(params, 'decoder')
+    tokens, at = read.target
+  else:
+    (tokens, at), carry = read, model.initial(len(read.tokens))
+  variables = {'params': params}
+  hidden, _, _ = model.apply(variables, tokens, at, carry)
   answers = model.apply(variables, hidden, at, method='answers')
   match model.task:
     case States(pooled=True):

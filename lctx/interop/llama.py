@@ -258,7 +258,7 @@ def _family(kind: str, own: Callable, says: Callable) -> Family:
     entries,
     tied,
     body=BODY,
-    parts={'position': Rope, 'norm': RMSNorm, 'ffn': Swiglu},
+    parts={'position': Rope, 'stack.norm': RMSNorm, 'stack.ffn': Swiglu},
     ignored=lambda name: name.endswith('.rotary_emb.inv_freq'),
   )
 

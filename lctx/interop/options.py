@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 # They say nothing of what a model computes.
 SILENT = (
   *('architectures', 'model_type', 'auto_map', '_name_or_path', 'name'),
@@ -28,10 +30,13 @@ class Options:
   """
 
   def __init__(
-    self, config: Mapping[str, Any], where: str, arrays: Iterable[str] = ()
+    self,
+    config: Mapping[str, Any],
+    where: str,
+    arrays: Mapping[str, np.ndarray] | None = None,
   ):
     self._left, self.where = dict(config), where
-    self.arrays = frozenset(arrays)  # names in the file beside it
+    self.arrays = arrays or {}  # of the file beside it
 
   def take(self, name: str, default: Any = _NONE, null: Any = _NONE) -> Any:
     """Its value; `default` where it is missing, and where it is null, too.

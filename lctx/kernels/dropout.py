@@ -19,6 +19,11 @@ class Dropout:
   rate: float = struct.field(pytree_node=False)
   rows: Array | None = None  # the number of each row; None = counted from 0
 
+  @classmethod
+  def of(cls, key: Array, rate: float) -> 'Dropout':
+    """By a random key."""
+    return cls(jax.random.key_data(key), rate)
+
   def keep(self, heads_N: Array, q_at: Coords, k_at: Coords) -> Array:
     """[N, B, T, S]: 1 / (1 - rate) where a weight is kept, else 0."""
     batch = q_at.document.shape[0]

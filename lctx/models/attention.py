@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -16,11 +15,10 @@ from lctx.memory.base import Layer, Memory
 from lctx.memory.held import Segment
 from lctx.models.carry import LayerCarry
 from lctx.models.heads import Heads
+from lctx.models.projections import into_heads, out_of_heads
 from lctx.patterns.base import Pattern
 from lctx.positions.base import Score, Sizes
 from lctx.types import Coords
-
-zeros = nn.initializers.zeros
 
 
 class OfMemory(NamedTuple):
@@ -85,36 +83,20 @@ class Attention(nn.Module):
         sources = averaged(sources, average, sizes.head_width, self.kernel)
       y_BTNH = self.kernel(sources, self._dropout())
     y_BTNH, memory = self.memory.mix(*given, y_BTNH, layer)
-    shape = (*y_BTNH.shape[2:], sizes.width)
-    out_NHD = param('out', shape, ('heads', 'head_width', 'width'))
-    out_NHD, own = out_NHD.astype(x.dtype), sizes.num_heads
-    y = jnp.einsum('btnh,nhd->btd', y_BTNH[:, :, :own], out_NHD[:own])
-    if y_BTNH.shape[2] > own:  # apart, so that zeros add nothing to the bit
-      y += jnp.einsum('btnh,nhd->btd', y_BTNH[:, :, own:], out_NHD[own:])
-    if self.heads.out_bias:
-      bias_D = param('out_bias', (sizes.width,), ('width',), zeros)
-      y += bias_D.astype(x.dtype)[None, None]
+    y = out_of_heads(param, y_BTNH.astype(x.dtype), self.heads, sizes)
     return y, segment, memory, layer
 
   def _projections(self, param, queries_too: bool):
     """Of normed x to queries; and to keys, as they are carried, and values."""
-    sizes, axes = self.sizes, ('width', 'heads', 'head_width')
-
-    def projection(name, heads):
-      kernel = param(name, (sizes.width, heads, sizes.head_width), axes)
-      bias = self.heads.bias and param(
-        f'{name}_bias', kernel.shape[1:], axes[1:], zeros
+    sizes = self.sizes
+    to_q, to_k, to_v = (
+      into_heads(param, name, count, self.heads, sizes)
+      for name, count in (
+        ('query', sizes.num_heads),
+        ('key', sizes.key_heads),
+        ('value', sizes.key_heads),
       )
-
-      def projected(x):
-        y = jnp.einsum('btd,dnh->btnh', x, kernel.astype(x.dtype))
-        return y + bias.astype(x.dtype)[None, None] if self.heads.bias else y
-
-      return projected
-
-    to_q = projection('query', sizes.num_heads)
-    to_k = projection('key', sizes.key_heads)
-    to_v = projection('value', sizes.key_heads)
+    )
 
     of_q, of_k = _same, _same
     if self.heads.norm is not None:
@@ -139,8 +121,7 @@ class Attention(nn.Module):
   def _dropout(self):
     if not self.dropout or not self.has_rng('dropout'):
       return None
-    key = jax.random.key_data(self.make_rng('dropout'))
-    return Dropout(key, self.dropout)
+    return Dropout.of(self.make_rng('dropout'), self.dropout)
 
 
 def _same(x):

@@ -13,6 +13,7 @@ from lctx.memory.base import Memory
 from lctx.memory.held import where
 from lctx.models.attention import Attention, OfMemory
 from lctx.models.carry import LayerCarry
+from lctx.models.cross import Context, CrossAttention
 from lctx.models.heads import Heads
 from lctx.models.parts import Dropout, Stack
 from lctx.patterns.base import Pattern
@@ -21,10 +22,15 @@ from lctx.types import Array, Coords
 
 
 class Shared(NamedTuple):
-  """What the layers of a stack share, as the parts' `once` gave it."""
+  """What the layers of a stack share.
+
+  As `once` of their position and memory gave it, and what cross-attention
+  looks at.
+  """
 
   position: Any
   memory: Any
+  context: Context | None = None
 
 
 class Block(nn.Module):
@@ -41,6 +47,7 @@ class Block(nn.Module):
   dropout: Dropout
   kernel: Kernel
   around: tuple[int, int] = (0, 0)
+  cross: bool = False
 
   @nn.compact
   def __call__(
@@ -87,9 +94,16 @@ class Block(nn.Module):
     if stack.pre_norm:
       after_0, after_1 = self._after()
       read, x = x, gate_0(x, drop(after_0(y)))
+      if self.cross:
+        gate, norm = self._beside()
+        y = self._crossed(norm(x), at, carry, shared, sizes)
+        x = gate(x, drop(y))
       x = gate_1(x, after_1(feed(norm_1(read if stack.parallel else x))))
     else:
       x = norm_0(gate_0(x, drop(y)))
+      if self.cross:
+        gate, norm = self._beside()
+        x = norm(gate(x, drop(self._crossed(x, at, carry, shared, sizes))))
       x = norm_1(gate_1(x, feed(x)))
     penalty = jnp.zeros((), jnp.float32)
     if self.memory.attends:
@@ -98,14 +112,29 @@ class Block(nn.Module):
     if carry.open is not None:
       opened = segment = segment.give(x, at)
       if closing_B is None:
-        return x, (LayerCarry(memory, opened), penalty)
+        return x, (carry.replace(memory=memory, open=opened), penalty)
     segment = segment if opened is not None else segment.replace(y=x)
     x = self._left(owned, x, segment)
     written, cost = self.memory.write(owned, memory, segment, layer)
     if opened is not None:
       written = where(closing_B, written, memory)
       opened = opened.emptied(closing_B)
-    return x, (LayerCarry(written, opened), penalty + cost)
+    return x, (carry.replace(memory=written, open=opened), penalty + cost)
+
+  def _beside(self):
+    """How cross-attention joins the stream."""
+    stack = self.stack
+    gate, norm = (
+      Owner(stack.gate, name='gate_2'),
+      Owner(stack.norm, name='norm_2'),
+    )
+    return gate, norm
+
+  def _crossed(self, x, at, carry, shared, sizes):
+    attend = CrossAttention(
+      sizes, self.heads, self.dropout.attention, self.kernel, name='cross'
+    )
+    return attend(x, at, shared.context, carry.cross)
 
   def _after(self):
     if not self.stack.norm_after:

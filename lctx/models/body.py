@@ -11,12 +11,13 @@ from lctx.layers.parameters import Owner
 from lctx.memory.base import Memory
 from lctx.models.block import layer_scores
 from lctx.models.carry import ModelCarry, check_alike
+from lctx.models.cross import Context, keys_and_values
 from lctx.models.heads import Heads
 from lctx.models.parts import Compute, Dropout, Stack
 from lctx.models.recurrent import Recurrent
 from lctx.models.runs import Run
 from lctx.models.vocabulary import Embedding
-from lctx.patterns import Pattern
+from lctx.patterns import Everything, Pattern
 from lctx.positions import Position, Score, Sizes
 from lctx.types import Array, Coords, Params
 
@@ -24,6 +25,7 @@ from lctx.types import Array, Coords, Params
 class Body(Recurrent):
   """A stack of layers over embedded tokens; the parts say the rest.
 
+  `cross`: each layer also looks at a context, the states of another text.
   Dropout acts when a 'dropout' random key is given, and only then.
   """
 
@@ -35,6 +37,7 @@ class Body(Recurrent):
   heads: Heads = Heads()
   dropout: Dropout = Dropout()
   compute: Compute = Compute()
+  cross: bool = False
 
   def __post_init__(self):
     check(self, type(self), 'model')
@@ -51,7 +54,17 @@ class Body(Recurrent):
       if not run.memory.in_order:
         kernel.check_order(name)
       kernel.check_far(far, name)
+    if self.cross:
+      self._check_cross()
     super().__post_init__()
+
+  def _check_cross(self) -> None:
+    if self.heads.norm is not None or self.stack.parallel:
+      raise ValueError(
+        'model.heads.norm and model.stack.parallel are of models without '
+        'cross-attention. Leave them as they are by default.'
+      )
+    self.compute.kernel.check(Everything())
 
   def set_up_body(self) -> None:
     """The submodules of all that is no vocabulary."""
@@ -72,6 +85,12 @@ class Body(Recurrent):
     """
     wanted = jax.eval_shape(lambda: self.initial(len(x)))
     check_alike(carry, wanted, str(self.memory))
+    if (carry.context is None) == self.cross:
+      has, wants = ('a context', 'none') if not self.cross else ('none', 'one')
+      raise ValueError(
+        f'The carry has {has} for cross-attention, but the model wants {wants}.'
+        " A decoder beside an encoder begins with the encoder's `read`."
+      )
     opened, around = carry.open, self.memory.around
     sizes = self.sizes(at.length if opened is None else opened.text.at.length)
     at = self.counted(at, carry).shifted(-around.before)
@@ -143,6 +162,31 @@ class Body(Recurrent):
     kernel = self.compute.kernel.for_decoding()
     compute = dataclasses.replace(self.compute, kernel=kernel)
     return dataclasses.replace(self, compute=compute)
+
+  @nn.nowrap
+  def with_context(
+    self, carry: ModelCarry, context: Context, params: Params | None = None
+  ) -> ModelCarry:
+    """A carry with what cross-attention looks at.
+
+    Keys and values are made of it for every segment, and have gradients; with
+    `params`, they are made once and kept, which decoding wants.
+    """
+    held = jax.tree.map(lambda leaf: leaf[None], context)
+    carry = carry.replace(context=held)
+    if params is None:
+      return carry
+    sizes = self.sizes()
+
+    def one(layer):
+      own = _given(layer['cross'])
+      return keys_and_values(own, context.x, self.heads, sizes)
+
+    layers = tuple(
+      layer.replace(cross=jax.vmap(one)(run.of(params)))
+      for layer, run in zip(carry.layers, self.runs)
+    )
+    return carry.replace(layers=layers)
 
   @nn.nowrap
   def scores(self, params: Params, segment: int) -> tuple[Score, ...]:

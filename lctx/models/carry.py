@@ -5,16 +5,21 @@ import jax.numpy as jnp
 from flax import struct
 
 from lctx.memory.held import Segment
+from lctx.models.cross import Context
 from lctx.positions.base import Sizes
 from lctx.types import EMPTY, Array, Carry, Coords, segment_coords
 
 
 @struct.dataclass
 class LayerCarry:
-  """What a layer remembers: closed segments, and the open one if any."""
+  """What a layer remembers: closed segments, and the open one if any.
+
+  `cross`: keys and values of the context, where they are kept for decoding.
+  """
 
   memory: Carry
   open: Segment | None = None
+  cross: tuple[Array, Array] | None = None
 
 
 def open_segment(
@@ -35,11 +40,12 @@ class ModelCarry:
   """What a model remembers, and its open segments if it has any.
 
   `layers`, one entry a run: leaves [layers, B, ...]; `around`, what stands
-  around the text: leaves [1, B, ...].
+  around the text, and `context`, what cross-attention looks at: [1, B, ...].
   """
 
   layers: tuple[LayerCarry, ...]
   around: Carry = ()
+  context: Context | None = None
 
   @property
   def open(self) -> Segment | None:
@@ -52,7 +58,7 @@ class ModelCarry:
       layer.replace(memory=change(layer.memory, rows_B))
       for layer in self.layers
     )
-    return ModelCarry(layers, change(self.around, rows_B))
+    return ModelCarry(layers, change(self.around, rows_B), self.context)
 
 
 def per_layer(one: Carry, depth: int) -> Carry:
@@ -68,8 +74,8 @@ def first_layer(carry: Carry) -> Carry:
 
 def check_alike(carry: ModelCarry, wanted: ModelCarry, memory: str) -> None:
   """Raises ValueError for a carry that is not shaped and typed as `wanted`."""
-  layers = tuple(layer.replace(open=None) for layer in carry.layers)
-  held = carry.replace(layers=layers)
+  layers = tuple(layer.replace(open=None, cross=None) for layer in carry.layers)
+  held = carry.replace(layers=layers, context=None)
   if jax.tree.structure(held) != jax.tree.structure(wanted):
     raise ValueError(
       f'The carry is of another kind than model.memory = {memory} makes. Begin '

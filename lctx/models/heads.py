@@ -77,6 +77,11 @@ class Heads:
     ]
     return tuple(score for score in found if score is not None)
 
+  @property
+  def placeless(self) -> tuple[Score, ...]:
+    """What changes logits of keys that are of another text."""
+    return () if self.cap is None else (SoftCap(self.cap),)
+
   def key_width(self, sizes: Sizes) -> int:
     """Channels of a key as it is carried: with its own position's queries?"""
     if self.average(sizes) is None:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from lctx.models.answering import Answering
 from lctx.models.body import Body
-from lctx.models.carry import ModelCarry
+from lctx.models.carry import ModelCarry, first_layer
+from lctx.models.cross import Context
 from lctx.models.tasks import Task, Words
 from lctx.types import Array, Coords, segment_coords
 
@@ -38,7 +39,11 @@ class Reader(Body, Answering):
     """Reads a text with all that has parameters."""
     tokens = jnp.zeros((1, self.memory.multiple), jnp.int32)
     at = segment_coords(tokens)
-    hidden, _, _ = self(tokens, at, self.initial(1))
+    carry = self.initial(1)
+    if self.cross:
+      x = jnp.zeros((1, 1, self.embed.width), self.compute.jax_dtype)
+      carry = self.with_context(carry, Context(x, at.take(0, 1)))
+    hidden, _, _ = self(tokens, at, carry)
     answers = self.answers(hidden, at)
     return self.nll(hidden, tokens) if answers is None else answers
 
@@ -49,3 +54,10 @@ class Decoder(Reader):
 
 class Encoder(Reader):
   """Reads a text both ways; with a memory, segment by segment."""
+
+  def kept(self, carry: ModelCarry) -> Context:
+    """What its tokens behind the text have become."""
+    held = first_layer(carry.around)
+    count = held.states.shape[1] // held.at.length
+    document = jnp.repeat(held.at.document, count, axis=1)
+    return Context(held.states, segment_coords(document))

@@ -113,6 +113,7 @@ class Recurrent(nn.Module):
       self.dropout,
       self.compute.kernel,
       self.memory.around.counts,
+      self.cross,
     )
 
   def layers_of(self, x, at, carry, scores, sizes, closing_B=None):
@@ -122,8 +123,9 @@ class Recurrent(nn.Module):
       scheme: owner(sizes, self._drop) if asks else None
       for scheme, owner in self.position_once.items()
     }
+    context = first_layer(carry.context)
     shared = [
-      Shared(position[run.kind.position], once(sizes, self._drop))
+      Shared(position[run.kind.position], once(sizes, self._drop), context)
       for run, once in zip(self.runs, self.memory_once)
     ]
     given = scores or [None] * len(self.runs)
@@ -185,12 +187,14 @@ class Recurrent(nn.Module):
     kept = self.around(around.keep, first_layer(carry.around), x, place)
     return carry.replace(around=jax.tree.map(lambda leaf: leaf[None], kept))
 
-  def opened(self, batch: int, segment: int, scores: Any) -> ModelCarry:
+  def opened(
+    self, batch: int, segment: int, scores: Any, carry: ModelCarry | None
+  ) -> ModelCarry:
     """Rows that have read nothing, with an open segment each."""
     self.check_segment(segment)
     sizes = self.sizes(segment)
     opened = open_segment(batch, segment, self.memory.around.counts, sizes)
-    carry = self.initial(batch)
+    carry = self.initial(batch) if carry is None else carry
     layers = tuple(
       layer.replace(open=per_layer(opened, run.depth))
       for layer, run in zip(carry.layers, self.runs)
@@ -251,10 +255,18 @@ class Recurrent(nn.Module):
 
   @nn.nowrap
   def open(
-    self, params: Params, batch: int, segment: int, scores: Any = None
+    self,
+    params: Params,
+    batch: int,
+    segment: int,
+    scores: Any = None,
+    carry: ModelCarry | None = None,
   ) -> ModelCarry:
-    """As `initial`, with open segments: for reading token by token."""
-    given = batch, segment, scores
+    """As `initial`, with open segments: for reading token by token.
+
+    `carry`: one that has read nothing, but has a context.
+    """
+    given = batch, segment, scores, carry
     return self.apply({'params': params}, *given, method='opened')
 
   @nn.nowrap

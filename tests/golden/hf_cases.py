@@ -42,6 +42,29 @@ ENCODER = {
   'intermediate_size': 36,
   'max_position_embeddings': 64,
 }
+T5 = {
+  'vocab_size': 61,
+  'd_model': 24,
+  'd_kv': 10,
+  'd_ff': 36,
+  'num_layers': 2,
+  'num_heads': 4,
+  'relative_attention_num_buckets': 16,
+  'relative_attention_max_distance': 30,
+  'decoder_start_token_id': 0,
+}
+LONGT5 = {**T5, 'feed_forward_proj': 'gated-gelu', 'local_radius': 5}
+BART = {
+  'vocab_size': 61,
+  'd_model': 24,
+  'encoder_layers': 2,
+  'decoder_layers': 3,
+  'encoder_attention_heads': 4,
+  'decoder_attention_heads': 3,
+  'encoder_ffn_dim': 36,
+  'decoder_ffn_dim': 40,
+}
+WRITES = 'ForConditionalGeneration'
 LONGFORMER = {**ENCODER, 'attention_window': 6, 'sep_token_id': 2}
 
 
@@ -226,6 +249,48 @@ CASES = {
       'layer_norm_epsilon': 1e-3,
     },
   ),
+  't5': ('T5', T5, WRITES),
+  't5_gated': (
+    'T5',
+    {
+      **T5,
+      'feed_forward_proj': 'gated-gelu',
+      'num_decoder_layers': 3,
+      'layer_norm_epsilon': 1e-3,
+      'tie_word_embeddings': False,
+    },
+    WRITES,
+  ),
+  't5_encoder': ('T5', {**T5, 'feed_forward_proj': 'gelu'}, 'EncoderModel'),
+  'longt5_local': ('LongT5', LONGT5, WRITES),
+  'longt5_global': (
+    'LongT5',
+    {
+      **LONGT5,
+      'encoder_attention_type': 'transient-global',
+      'global_block_size': 4,
+      'tie_word_embeddings': False,
+    },
+    WRITES,
+  ),
+  'bart': ('Bart', {**BART, 'max_position_embeddings': 40}, WRITES),
+  'bart_scaled': (
+    'Bart',
+    {**BART, 'scale_embedding': True, 'activation_function': 'relu'},
+    WRITES,
+  ),
+  'bart_texts': ('Bart', BART, SEQUENCE),
+  'bart_span': ('Bart', BART, 'ForQuestionAnswering'),
+  'led': (
+    'LED',
+    {
+      **BART,
+      'attention_window': [4, 10],
+      'max_encoder_position_embeddings': 40,
+      'max_decoder_position_embeddings': 30,
+    },
+    WRITES,
+  ),
   'bert': ('Bert', ENCODER, 'ForMaskedLM'),
   'bert_model': (
     'Bert',
@@ -281,7 +346,8 @@ def drawn(model: torch.nn.Module, seed: int = 0) -> None:
     for name, x in module.named_parameters(recurse=False)
     if name == 'weight'
   }
-  for parameter in model.parameters():
+  biases = [x for name, x in model.named_buffers() if 'bias' in name]
+  for parameter in (*model.parameters(), *biases):
     values = torch.randn(parameter.shape, generator=random)
     if id(parameter) in norms:
       values = 1 + 0.2 * values
@@ -305,7 +371,7 @@ def inputs(name: str) -> dict[str, np.ndarray]:
   ids = random.integers(3, 61, (3, 37))
   mask = np.arange(37)[None] < np.array(ends)[:, None]
   kind = CASES[name][0]
-  pad = {'Roberta': 1, 'Longformer': 1}.get(kind, 0)
+  pad = {'Roberta': 1, 'Longformer': 1, 'Bart': 1, 'LED': 1}.get(kind, 0)
   found = {
     'input_ids': np.where(mask, ids, pad),
     'attention_mask': mask.astype(np.int64),
@@ -313,7 +379,12 @@ def inputs(name: str) -> dict[str, np.ndarray]:
   if kind in ENCODERS:
     types = CASES[name][1].get('type_vocab_size', 2)
     found['token_type_ids'] = random.integers(0, types, (3, 37))
-  if kind == 'Longformer':
+  if kind in ('Bart', 'LED', 'T5', 'LongT5') and name != 't5_encoder':
+    found['decoder_input_ids'] = random.integers(3, 61, (3, 19))
+  if name == 'bart_texts':
+    del found['decoder_input_ids']  # it has a rule of its own
+    found['input_ids'][np.arange(3), np.array(ends) - 1] = 2
+  if kind in ('Longformer', 'LED'):
     is_global = np.zeros((3, 37), np.int64)  # of row 2: none
     is_global[0, [0, 3, 4, 20, 36]] = is_global[1, 0] = 1
     found['global_attention_mask'] = is_global
