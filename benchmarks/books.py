@@ -43,7 +43,7 @@ from benchmarks import books_report, timing
 from benchmarks.memories import Size, memories, model_with
 from lctx.memory import Compressive, Memory
 from lctx.models.parts import Dropout
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.training import flops
 from lctx.types import Params, segment_coords
 

@@ -10,7 +10,7 @@ import numpy as np
 import lctx
 from lctx.evaluation.rows import Rows
 from lctx.evaluation.score import AT_ONCE, Scorer
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.optimizer import Optimizer
 from lctx.sharding import mesh as meshes
 from lctx.training.state import abstract_state, initial_state

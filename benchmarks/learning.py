@@ -42,7 +42,7 @@ from benchmarks.memories import Size, memories, model_with
 from benchmarks.neighbours import Neighbours
 from benchmarks.recall import CHANCE, SEGMENT, VOCAB, Recall
 from lctx.memory import Memory, OnLayers, Together
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.models.segments import split
 from lctx.training.state import State
 from lctx.training.step import Training, make_step

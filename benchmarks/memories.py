@@ -24,7 +24,7 @@ from lctx.memory import (
   XLCache,
 )
 from lctx.models.parts import Compute
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.positions import NoPosition
 

@@ -27,7 +27,7 @@ from benchmarks.cases import VOCABULARY, Case, train_step
 from benchmarks.memories import Size, memories, model_with
 from lctx.generation import decode, reading
 from lctx.generation.reading import Remembered
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.training import flops
 from lctx.types import segment_coords
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lctx.evaluation.score import Evaluation
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.types import Array, Params, segment_coords
 
 

@@ -32,7 +32,7 @@ from lctx.generation.sampling import Sampling
 from lctx.loaded import Loaded, load, load_memory
 from lctx.models.heads import Heads
 from lctx.models.parts import Compute, Dropout, Stack
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.optimizer import (
   Adafactor,

@@ -20,7 +20,7 @@ from lctx.data import Lanes
 from lctx.errors import checking
 from lctx.evaluation.score import Evaluation
 from lctx.fields import check, fields_of
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.optimizer import Optimizer
 from lctx.overrides import from_json, override, to_json
 from lctx.patterns import Causal

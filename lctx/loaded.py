@@ -21,7 +21,7 @@ from lctx.generation.reading import Remembered
 from lctx.generation.sampling import Sampling
 from lctx.kernels.choose import Auto
 from lctx.models import spans
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.types import Params
 
 _log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from lctx.config import Config
 from lctx.errors import checking
 from lctx.evaluation.measure import spelled
 from lctx.evaluation.units import Units
-from lctx.models.reader import Decoder
 from lctx.models.segments import check_runs
+from lctx.models.text import Decoder
 from lctx.positions import NoPosition, Position
 from lctx.sharding import mesh as meshes
 from lctx.sharding import rules

@@ -19,6 +19,7 @@ from lctx.memory import (
   DenseRetrieval,
   GatedDelta,
   GatedLinear,
+  GlobalAttention,
   HeadGate,
   Infini,
   LongMemory,
@@ -124,14 +125,16 @@ PATTERNS = {
   'block-sparse': BlockSparse(6, 2, random=1, heads=HEADS),
   'window and sums of blocks': Window(3, 3),
   'causal window and sums of blocks': Window(3),
+  'window and global attention': Window(2, 3),
 }
-BESIDE = {  # what is looked at beside tokens (LongT5)
+BESIDE = {  # what is looked at beside tokens (LongT5, Longformer)
   'window and sums of blocks': TransientGlobal(
     3, position=T5Bias(8, 7, both_ways=True)
   ),
   'causal window and sums of blocks': TransientGlobal(
     3, causal=True, position=T5Bias(8, 7)
   ),
+  'window and global attention': GlobalAttention(5, first=2),
 }
 SCORES = {
   'plain': Heads(),
@@ -196,7 +199,7 @@ def empty_memory(position: str, pattern: str, memory: str) -> str | None:
   if position == 't5' and looks_ahead(pattern):
     return 'causal buckets give keys ahead no distance'
   if pattern in BESIDE:
-    return 'sums of blocks are the memory of that column'
+    return 'what is seen beside tokens is the memory of that column'
   one_way = 'compressive', 'sinks', 'gated delta', 'gated linear, beside'
   if memory in one_way and looks_ahead(pattern):
     return 'that memory looks back alone'
@@ -256,7 +259,7 @@ def empty(position: str, pattern: str, score: str, kernel: str) -> str | None:
   if position == 't5' and looks_ahead(pattern):
     return 'causal buckets give keys ahead no distance'
   if pattern in BESIDE and score in ('adaptive scores', 'adaptive queries'):
-    return 'the sum of a block has no position to compare with'
+    return 'what is seen beside tokens has no positions to compare'
   if kernel == 'banded' and (
     pattern in BESIDE or None in PATTERNS[pattern].reach
   ):

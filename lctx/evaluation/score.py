@@ -19,8 +19,8 @@ import numpy as np
 
 from lctx.evaluation.rows import Rows
 from lctx.memory.base import Memory
-from lctx.models.reader import Decoder
 from lctx.models.segments import merge, split
+from lctx.models.text import Decoder
 from lctx.positions import Position
 from lctx.types import EMPTY, Array, Params, segment_coords
 

@@ -29,7 +29,8 @@ from lctx.generation.reading import (
   read_piece,
 )
 from lctx.generation.sampling import Sampling, mark, row_keys, sample
-from lctx.models.reader import Decoder
+from lctx.models.cross import Context
+from lctx.models.text import Decoder
 from lctx.types import EMPTY, Array, Coords, Params
 
 BLOCK = 8  # tokens per call of the device: fewer stream, more go faster
@@ -42,7 +43,8 @@ class Request:
 
   Each prompt is a row of token ids that opens with the codec's start mark, or
   goes on `after` what was read before. `max_new_tokens` None = for ever. A row
-  ends after the token `stop`.
+  ends after the token `stop`. `context` is what a decoder beside an encoder
+  looks at.
   """
 
   prompts: list[np.ndarray]
@@ -51,6 +53,7 @@ class Request:
   seed: int = 0
   stop: int | None = None
   after: Remembered | None = None
+  context: Context | None = None
 
   def __post_init__(self):
     nothing = self.after is None and not all(map(len, self.prompts))

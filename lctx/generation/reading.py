@@ -16,7 +16,8 @@ from flax import struct
 
 from lctx.errors import UserError
 from lctx.generation.sampling import mark
-from lctx.models.reader import Decoder
+from lctx.models.cross import Context
+from lctx.models.text import Decoder
 from lctx.positions.base import Score
 from lctx.types import EMPTY, Array, Carry, Coords, Params, segment_coords
 
@@ -78,14 +79,15 @@ def begin(
   num_rows: int,
   segment: int,
   after: Remembered | None = None,
+  context: Context | None = None,
 ) -> tuple[Reader, State]:
   """A reader, and the state of rows that have read nothing, or go on `after`
-  what was read."""
+  what was read. `context` is what cross-attention looks at."""
   fast = model.for_inference().for_decoding()
   reader = Reader(fast, params, _scores(fast, params, segment))
   if after is not None:
     return reader, after.rows(num_rows)
-  return reader, unread(reader, num_rows, segment)
+  return reader, unread(reader, num_rows, segment, context)
 
 
 def read(
@@ -95,13 +97,14 @@ def read(
   segment: int,
   after: Remembered | None = None,
   told: Callable[[int, State], object] = lambda tokens, state: None,
+  context: Context | None = None,
 ) -> tuple[Reader, State]:
   """The state after prompts of any lengths, each `after` what was read.
 
   Of every piece, `told` gets the tokens of the longest prompt in it, and the
   state after it.
   """
-  reader, state = begin(model, params, len(prompts), segment, after)
+  reader, state = begin(model, params, len(prompts), segment, after, context)
   width = piece_width(prompts, segment)
   for piece in pieces(prompts, segment, width, filled_of(after, segment)):
     _, state = read_piece(reader, state, piece)
@@ -235,11 +238,16 @@ def advance(reader: Reader, carry: Carry, tokens_BT: Array, at: Coords):
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def unread(reader: Reader, num_rows: int, segment: int) -> State:
+def unread(
+  reader: Reader, num_rows: int, segment: int, context: Context | None = None
+) -> State:
   """Of rows that have read nothing yet."""
   model, embed = reader.model, reader.model.embed
+  carry = model.initial(num_rows)
+  if context is not None:
+    carry = model.with_context(carry, context, reader.params)
   return State(
-    carry=model.open(reader.params, num_rows, segment, reader.scores),
+    carry=model.open(reader.params, num_rows, segment, reader.scores, carry),
     hidden_BD=jnp.zeros((num_rows, embed.width), model.compute.jax_dtype),
     seen_BV=jnp.zeros((num_rows, embed.vocab), bool),
     stopped_B=jnp.zeros(num_rows, bool),

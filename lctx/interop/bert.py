@@ -16,7 +16,6 @@ from lctx.layers.ffn import Gelu
 from lctx.layers.norm import LayerNorm
 from lctx.memory import GlobalAttention, Memory
 from lctx.models.parts import Dropout
-from lctx.models.reader import Encoder
 from lctx.models.tasks import (
   MaskedWords,
   Spans,
@@ -25,6 +24,7 @@ from lctx.models.tasks import (
   TextLabels,
   TokenLabels,
 )
+from lctx.models.text import Encoder
 from lctx.patterns import Everything, LayerPatterns, Window
 from lctx.positions import Learned
 

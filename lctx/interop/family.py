@@ -12,7 +12,7 @@ from lctx.interop.tables import Entry
 from lctx.memory import TransientGlobal, XLCache
 from lctx.models.encoder_decoder import EncoderDecoder, Side
 from lctx.models.parts import Stack
-from lctx.models.reader import Decoder, Encoder
+from lctx.models.text import Decoder, Encoder
 from lctx.positions import Position
 
 Model = Decoder | Encoder | EncoderDecoder

@@ -22,7 +22,7 @@ from lctx.interop.options import Options
 from lctx.layers.ffn import Geglu
 from lctx.layers.norm import RMSNorm
 from lctx.models.parts import Dropout
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.positions import LayerPositions, Rope
 
 SILENT = 'initializer_range', 'cache_implementation'

@@ -17,7 +17,7 @@ from lctx.interop.tables import Entry, of_layers
 from lctx.layers.ffn import Gelu
 from lctx.layers.norm import LayerNorm
 from lctx.models.parts import Dropout
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.positions import Learned
 
 BODY = 'transformer.'

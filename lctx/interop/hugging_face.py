@@ -26,8 +26,8 @@ from lctx.interop.family import Family, check_exports, check_parts
 from lctx.interop.inputs import Given
 from lctx.interop.options import Options
 from lctx.models.encoder_decoder import EncoderDecoder
-from lctx.models.reader import Reader
 from lctx.models.tasks import Spans, States, TextLabels, TokenLabels
+from lctx.models.text import TextModel
 from lctx.types import Array, Params
 
 FAMILIES = {
@@ -52,7 +52,7 @@ class Pretrained(NamedTuple):
   """A published model."""
 
   architecture: str
-  model: Reader | EncoderDecoder
+  model: TextModel | EncoderDecoder
   params: Params  # float32
   config: dict[str, Any]  # as it was read
 
@@ -87,7 +87,7 @@ def load(folder: str | Path) -> Pretrained:
 
 def save(
   folder: str | Path,
-  model: Reader | EncoderDecoder,
+  model: TextModel | EncoderDecoder,
   params: Params,
   architecture: str,
   *,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lctx.interop.tables import Entry, same, turned
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 
 QKV = 'query', 'key', 'value'
 

@@ -13,7 +13,7 @@ from lctx.interop.tables import Entry, of_layers
 from lctx.layers.ffn import Swiglu
 from lctx.layers.norm import RMSNorm
 from lctx.models.parts import Dropout
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.patterns import Window
 from lctx.positions import Rope
 from lctx.presets.decoders import Windows

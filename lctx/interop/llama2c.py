@@ -12,7 +12,7 @@ from lctx import presets
 from lctx.interop import llama, tables
 from lctx.interop.family import check_exports, check_parts
 from lctx.layers.norm import RMSNorm
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.positions import Rope
 from lctx.positions.stretch import plain
 from lctx.types import Params

@@ -19,8 +19,8 @@ from lctx.memory import Memory, TransientGlobal
 from lctx.models.body import Body
 from lctx.models.encoder_decoder import SIDES, EncoderDecoder
 from lctx.models.parts import Dropout
-from lctx.models.reader import Encoder
 from lctx.models.tasks import States
+from lctx.models.text import Encoder
 from lctx.patterns import Causal, Everything, Window
 from lctx.positions import T5Bias
 

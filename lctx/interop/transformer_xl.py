@@ -18,7 +18,7 @@ from lctx.interop.transformer_xl_names import (
   entries,
   tied,
 )
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.positions.xl import LearnedRelative
 from lctx.types import Params
 

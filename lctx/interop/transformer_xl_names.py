@@ -14,7 +14,7 @@ import numpy as np
 from lctx.interop.tables import Entry, of_layers, same, turned
 from lctx.models.heads import Heads
 from lctx.models.parts import Stack
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.positions.xl import LearnedRelative, RelativeXL
 

@@ -1,7 +1,7 @@
 """Global attention: some tokens see all, by projections of their own.
 
-Beltagy et al. 2020 (Longformer), sections 3.1 and 3.2. Which tokens are global
-is said by the GLOBAL bit of their role. Nothing of them is carried.
+Beltagy et al. 2020 (Longformer), sections 3.1 and 3.2. Nothing of them is
+carried.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from lctx.kernels.source import Source
 from lctx.memory.base import Memory, check_no_adaptive
 from lctx.patterns.base import Everything
 from lctx.patterns.chosen import NotGlobal
-from lctx.types import EMPTY, GLOBAL, Array, Coords
+from lctx.types import EMPTY, Array, Coords
 
 zeros = nn.initializers.zeros
 
@@ -24,17 +24,19 @@ zeros = nn.initializers.zeros
 class GlobalAttention(Memory):
   """Every token sees the global ones, and these see every token.
 
-  At most `most` tokens of a segment are global; where there are more, the row
-  becomes NaN. All others see them by the layer's own keys and values, beside
-  what the pattern shows. The output of a global token is that of a second
-  attention, with queries, keys and values of its own (`bias`: with biases),
-  over its whole document in the segment.
+  They are the first `first` of each document, or, with None, those whose role
+  has the GLOBAL bit. At most `most` tokens of a segment are global; where there
+  are more, the row becomes NaN. All others see them by the layer's own keys and
+  values, beside what the pattern shows. The output of a global token is that of
+  a second attention over its whole document in the segment, with queries, keys
+  and values of its own (`bias`: with biases).
   """
 
   in_order: ClassVar[bool] = False
 
   most: int
   bias: bool = True
+  first: int | None = None
 
   def __post_init__(self):
     if self.most < 1:
@@ -42,6 +44,12 @@ class GlobalAttention(Memory):
         f'model.memory.most = {self.most} is how many tokens of a segment may '
         'be global, and must be at least 1.'
       )
+    NotGlobal(self.first)
+
+  @property
+  def by_role(self) -> bool:
+    """Whether it asks for the roles of tokens, which data must give."""
+    return self.first is None
 
   def check(self, sizes, pattern, heads):
     check_no_adaptive(self, heads, 'has queries of its own')
@@ -58,7 +66,7 @@ class GlobalAttention(Memory):
       )
 
   def patterns(self, pattern):
-    return pattern & NotGlobal(), Everything()
+    return pattern & NotGlobal(self.first), Everything()
 
   def flops(self, sizes, segment):
     size = sizes.num_heads * sizes.head_width
@@ -67,7 +75,7 @@ class GlobalAttention(Memory):
     return queries + keys + 2 * 2 * 2 * size * min(self.most, segment)
 
   def sources(self, param, carry, near, layer):
-    chosen = _Chosen.of(layer.near.k_at, self.most)
+    chosen = self._chosen(layer.near.k_at)
     far = near.replace(
       k=chosen.take(layer.near.k),
       v=chosen.take(layer.near.v),
@@ -77,7 +85,7 @@ class GlobalAttention(Memory):
     return near, far
 
   def mix(self, param, carry, y, layer):
-    chosen = _Chosen.of(layer.near.k_at, self.most)
+    chosen = self._chosen(layer.near.k_at)
     normed, sizes = layer.norm(layer.x), layer.sizes
     q_BGNH = self._projected(param, 'query', chosen.take(normed), sizes)
     source = Source(
@@ -90,6 +98,10 @@ class GlobalAttention(Memory):
       Everything(),
     )
     return chosen.put(y, attended((source,))), carry
+
+  def _chosen(self, at: Coords) -> '_Chosen':
+    is_global_BT = NotGlobal(self.first).chosen(at) & (at.document >= 0)
+    return _Chosen.of(is_global_BT, self.most)
 
   def _projected(self, param, name, x, sizes):
     heads = sizes.num_heads if name == 'query' else sizes.key_heads
@@ -111,8 +123,7 @@ class _Chosen:
   too_many_B: Array
 
   @classmethod
-  def of(cls, at: Coords, most: int) -> '_Chosen':
-    is_global_BT = (at.role & GLOBAL != 0) & (at.document >= 0)
+  def of(cls, is_global_BT: Array, most: int) -> '_Chosen':
     order_BT = jnp.argsort(~is_global_BT, axis=1, stable=True)
     slot_BG = order_BT[:, :most].astype(jnp.int32)
     return cls(

@@ -12,9 +12,9 @@ from lctx.models.carry import ModelCarry
 from lctx.models.cross import Context
 from lctx.models.heads import Heads
 from lctx.models.parts import Compute, Dropout, Stack
-from lctx.models.reader import Decoder, Encoder
 from lctx.models.segments import merge, scan_segments, split
 from lctx.models.tasks import Task, Words
+from lctx.models.text import Decoder, Encoder
 from lctx.models.vocabulary import Embedding
 from lctx.patterns import Pattern
 from lctx.positions import Position
@@ -63,17 +63,21 @@ class EncoderDecoder:
       raise ValueError(
         f"model.context = {self.context!r} is no choice. Use 'all' or 'memory'."
       )
-    if self.context == 'memory' and not self.encoder.memory.around.after:
-      raise ValueError(
-        f'model.context = memory, but model.encoder.memory = '
-        f'{self.encoder.memory} has no tokens behind the text. Use tokens, or '
-        'model.context=all.'
-      )
     for name in SIDES:
       try:
         self._side(name)
       except ValueError as error:
         raise ValueError(_renamed(str(error), name)) from error
+    if self.context == 'memory' and not self._keeps_tokens():
+      raise ValueError(
+        f'model.context = memory, but model.encoder.memory = '
+        f'{self.encoder.memory} keeps no tokens from behind the text. Use '
+        'tokens, or model.context=all.'
+      )
+
+  def _keeps_tokens(self) -> bool:
+    carry = jax.eval_shape(lambda: self.source.initial(1))
+    return bool(jax.tree.leaves(carry.around))
 
   def _side(self, name: str) -> Encoder | Decoder:
     side, decodes = getattr(self, name), name == 'decoder'

@@ -4,8 +4,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from lctx.models.reader import Decoder
 from lctx.models.runs import Run
+from lctx.models.text import Decoder
 from lctx.types import Params
 
 

@@ -26,9 +26,12 @@ class Chosen(Pattern):
     return self.first is None
 
   def _chosen(
-    self, at: Coords, beside: Callable[[Array], Array], bit: int
+    self,
+    at: Coords,
+    beside: Callable[[Array], Array] = lambda x: x,
+    bit: int = GLOBAL,
   ) -> Array:
-    """Beside a block of logits: the tokens that are meant."""
+    """The tokens that are meant, [B, L], or beside a block of logits."""
     if self.by_role:
       return beside(at.role) & bit != 0
     return beside(at.offset) < self.first
@@ -61,8 +64,12 @@ class Prefix(Chosen):
 
 
 @dataclasses.dataclass(frozen=True)
-class NotGlobal(Pattern):
-  """Keys whose role has no GLOBAL bit: those are seen in another way."""
+class NotGlobal(Chosen):
+  """No key that is global: those are seen in another way."""
 
   def allowed(self, q_at, k_at, heads_N):
-    return of_keys(k_at.role) & GLOBAL == 0
+    return ~self._chosen(k_at, of_keys)
+
+  def chosen(self, at: Coords) -> Array:
+    """Which tokens are global: bool [B, L]."""
+    return self._chosen(at)

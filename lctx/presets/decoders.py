@@ -17,7 +17,7 @@ from lctx.layers.norm import LayerNorm, RMSNorm
 from lctx.memory import Memory, OnLayers, XLCache
 from lctx.models.heads import Heads
 from lctx.models.parts import Stack
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.patterns import Causal, LayerPatterns, Window
 from lctx.positions import Alibi, Learned, Rope

@@ -10,8 +10,8 @@ from lctx.layers.norm import LayerNorm
 from lctx.memory import GlobalAttention, Memory
 from lctx.models.heads import Heads
 from lctx.models.parts import Stack
-from lctx.models.reader import Encoder
 from lctx.models.tasks import MaskedWords
+from lctx.models.text import Encoder
 from lctx.models.vocabulary import Embedding
 from lctx.patterns import BlockSparse, Everything, LayerPatterns, Window
 from lctx.positions import Learned

@@ -19,7 +19,7 @@ from lctx.memory import (
   XLCache,
 )
 from lctx.models.parts import Compute, Dropout, Stack
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.patterns.causal import Causal
 from lctx.positions import Position, RelativeXL, Rope, T5Bias

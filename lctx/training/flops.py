@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lctx.models.reader import Decoder
 from lctx.models.runs import Run
+from lctx.models.text import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.patterns.base import Pattern, visible
 from lctx.types import join, segment_coords

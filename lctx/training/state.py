@@ -8,7 +8,7 @@ import optax
 from flax import struct
 from jax.sharding import Mesh
 
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.sharding import rules
 from lctx.types import Array, Carry, Params
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lctx.models.reader import Decoder
 from lctx.models.segments import scan_segments, split
 from lctx.models.spans import clamped
+from lctx.models.text import Decoder
 from lctx.optimizer import ema
 from lctx.training.state import State
 from lctx.types import Array, Batch, segment_coords

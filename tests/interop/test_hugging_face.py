@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from lctx.interop import hugging_face
 from lctx.interop.family import check_exports
 from lctx.memory import Infini
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.patterns import Dilated
 
 OURS = Path(__file__).parent.parent / 'golden' / 'hf'

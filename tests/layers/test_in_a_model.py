@@ -23,7 +23,7 @@ from lctx.layers.gates import (
   SigmoidTanhGate,
 )
 from lctx.layers.norm import LayerNorm, RMSNorm
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.optimizer.axes import is_matrix
 from lctx.sharding import rules
 from lctx.types import segment_coords

@@ -21,6 +21,7 @@ from lctx.memory import (
   Compressive,
   DenseRetrieval,
   GatedDelta,
+  GlobalAttention,
   HeadGate,
   Infini,
   Melodi,
@@ -275,7 +276,7 @@ def test_what_is_compressed_is_of_one_document(name, close):
   'table, elsewhere',
   [
     ({**grid.MEMORIES, **grid.BESIDE}, set()),
-    (EVERY, {TransientGlobal}),
+    (EVERY, {GlobalAttention, TransientGlobal}),
     (OPERATIONS, {TransientGlobal, Together, OnLayers}),
   ],
   ids=['grid', 'equations and laws', 'operations'],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.patterns import Causal, Everything, Window
 from lctx.positions.base import Sizes
 from lctx.positions.t5 import T5Bias

@@ -14,7 +14,7 @@ from lctx.layers.gates import GRUGate, InputGate, Residual, SigmoidTanhGate
 from lctx.memory.xl import XLCache
 from lctx.models.heads import AdaptiveQueries, Heads
 from lctx.models.parts import Stack
-from lctx.models.reader import Decoder
+from lctx.models.text import Decoder
 from lctx.models.vocabulary import Embedding
 from lctx.optimizer.axes import is_matrix
 from lctx.patterns import Causal, Chunks, Dilated, Everything, Sinks, Window

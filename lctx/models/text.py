@@ -15,7 +15,7 @@ from lctx.models.tasks import Task, Words
 from lctx.types import Array, Coords, segment_coords
 
 
-class Reader(Body, Answering):
+class TextModel(Body, Answering):
   """A body with a vocabulary; `task` is what is asked of its states."""
 
   task: Task = Words()
@@ -48,16 +48,19 @@ class Reader(Body, Answering):
     return self.nll(hidden, tokens) if answers is None else answers
 
 
-class Decoder(Reader):
+class Decoder(TextModel):
   """Predicts the token after each token, of which it sees nothing."""
 
 
-class Encoder(Reader):
+class Encoder(TextModel):
   """Reads a text both ways; with a memory, segment by segment."""
 
   def kept(self, carry: ModelCarry) -> Context:
-    """What its tokens behind the text have become."""
+    """What its tokens behind the text have become, as hidden states are."""
     held = first_layer(carry.around)
     count = held.states.shape[1] // held.at.length
     document = jnp.repeat(held.at.document, count, axis=1)
-    return Context(held.states, segment_coords(document))
+    x = held.states
+    if self.stack.final_norm:
+      x = self.final_norm(x)
+    return Context(x, segment_coords(document))
