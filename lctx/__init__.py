@@ -6,7 +6,7 @@ the parts of a config and of a model. Positions, patterns and memories, of which
 there are many, have a page each, and published models have `presets`.
 """
 
-from lctx import memory, patterns, positions, presets
+from lctx import memory, patterns, positions, presets, published
 from lctx.checkpoint import Checkpoints
 from lctx.config import Config
 from lctx.data import (
@@ -17,12 +17,14 @@ from lctx.data import (
   JsonLines,
   Lanes,
   Mixture,
+  Published,
   PublishedBytes,
   SentencePiece,
   Stdlib,
   Text,
   Tfds,
   Words,
+  objectives,
 )
 from lctx.errors import UserError
 from lctx.evaluation.score import Evaluation
@@ -30,9 +32,10 @@ from lctx.generation.memory_file import save_memory
 from lctx.generation.reading import Remembered
 from lctx.generation.sampling import Sampling
 from lctx.loaded import Loaded, load, load_memory
+from lctx.models.encoder_decoder import EncoderDecoder, Side
 from lctx.models.heads import Heads
 from lctx.models.parts import Compute, Dropout, Stack
-from lctx.models.text import Decoder
+from lctx.models.text import Decoder, Encoder
 from lctx.models.vocabulary import Embedding
 from lctx.optimizer import (
   Adafactor,
@@ -46,12 +49,14 @@ from lctx.optimizer import (
 )
 from lctx.run import evaluate, train
 from lctx.sharding.mesh import Mesh
+from lctx.training.beginning import Beginning
 from lctx.training.metrics import Logging
 from lctx.training.step import Training
 
 __all__ = [
   'Adafactor',
   'Adam',
+  'Beginning',
   'ByBytes',
   'ByDocument',
   'ByName',
@@ -64,6 +69,8 @@ __all__ = [
   'Decoder',
   'Dropout',
   'Embedding',
+  'Encoder',
+  'EncoderDecoder',
   'Evaluation',
   'Heads',
   'InverseSquareRoot',
@@ -76,10 +83,12 @@ __all__ = [
   'Mesh',
   'Mixture',
   'Muon',
+  'Published',
   'PublishedBytes',
   'Remembered',
   'Sampling',
   'SentencePiece',
+  'Side',
   'Stack',
   'Stdlib',
   'Text',
@@ -91,9 +100,11 @@ __all__ = [
   'load',
   'load_memory',
   'memory',
+  'objectives',
   'patterns',
   'positions',
   'presets',
+  'published',
   'save_memory',
   'train',
 ]

@@ -17,14 +17,18 @@ from pathlib import Path
 
 from lctx.checkpoint import Checkpoints
 from lctx.data import Lanes
+from lctx.data.objectives import Objective, PrefixLM
 from lctx.errors import checking
 from lctx.evaluation.score import Evaluation
 from lctx.fields import check, fields_of
-from lctx.models.text import Decoder
+from lctx.models.encoder_decoder import EncoderDecoder
+from lctx.models.tasks import MaskedWords, Words
+from lctx.models.text import Decoder, Encoder
 from lctx.optimizer import Optimizer
 from lctx.overrides import from_json, override, to_json
 from lctx.patterns import Causal
 from lctx.sharding.mesh import Mesh
+from lctx.training.beginning import Beginning
 from lctx.training.metrics import Logging
 from lctx.training.step import Training
 
@@ -38,7 +42,7 @@ class Config:
   `profile` writes a trace of a few steps; `seed` decides everything random.
   """
 
-  model: Decoder
+  model: Decoder | Encoder | EncoderDecoder
   data: Lanes
   optimizer: Optimizer
   train: Training = dataclasses.field(default_factory=Training)
@@ -48,16 +52,21 @@ class Config:
   log: Logging = dataclasses.field(default_factory=Logging)
   profile: bool = False
   seed: int = 0
+  init: Beginning = dataclasses.field(default_factory=Beginning)
 
   def __post_init__(self):
     if not 0 <= self.seed < 2**32:
       raise ValueError(
         f'seed = {self.seed} must be a whole number from 0 to 2**32 - 1.'
       )
-    check(self.model, Decoder, 'model')
+    check(self.model, fields_of(Config)['model'], 'model')
+    if isinstance(self.model, EncoderDecoder):
+      _check_pair(self)
+      return
     _check_effects(self.model)
-    _check_order(self.model)
-    _check_roles(self.model)
+    if isinstance(self.model, Decoder) and not self.data.objective.sees_ahead:
+      _check_order(self.model)
+    _check_roles(self.model, self.data.objective)
     for name in ('data', 'eval'):
       _check_segment(self.model, getattr(self, name).segment, name)
 
@@ -168,6 +177,53 @@ def _check_effects(model: Decoder) -> None:
     )
 
 
+def check_asked(config: Config) -> None:
+  """Raises ValueError for a model that the objective cannot train."""
+  objective, name = config.data.objective, type(config.model).__name__
+  asked = type(objective).__name__.lower()
+  if objective.pairs != isinstance(config.model, EncoderDecoder):
+    gives = 'pairs of texts' if objective.pairs else 'single texts'
+    wants = 'single texts' if objective.pairs else 'pairs of texts'
+    raise ValueError(
+      f'data.objective = {asked} gives {gives}, but model = {name.lower()} '
+      f'reads {wants}. Use another objective, or another model.'
+    )
+  if isinstance(config.model, Encoder) and not objective.sees_ahead:
+    raise ValueError(
+      f'data.objective = {asked} predicts what comes next, which model = '
+      'encoder sees. Use data.objective=maskedlm, or a decoder.'
+    )
+  if not isinstance(config.model.task, Words | MaskedWords):
+    raise ValueError(
+      f'model.task = {config.model.task} asks for no words, which is all that '
+      'data.objective trains. Use words, or maskedwords for an encoder.'
+    )
+
+
+def _check_pair(config: Config) -> None:
+  """Raises ValueError for an encoder-decoder that the data does not fit."""
+  model, lanes = config.model, config.data
+  _check_order(model.target)
+  if model.dropout.memory:
+    raise ValueError(
+      f'model.dropout.memory = {model.dropout.memory} is of memory that is '
+      'carried from step to step, which an encoder-decoder does not. Set it to '
+      '0.'
+    )
+  for side, text in (
+    (model.source, lanes.segment),
+    (model.target, lanes.written),
+  ):
+    limit, name = side.position.limit, type(side).__name__.lower()
+    if limit is not None and text > limit:
+      raise ValueError(
+        f'The {name} reads {text} tokens, but model.{name}.position ends after '
+        f'{limit}. Set data.segment shorter, or model.{name}.position.length '
+        'longer.'
+      )
+  model.encoder.memory.check_segment(lanes.segment, 'data.segment')
+
+
 def _check_order(model: Decoder) -> None:
   """Raises ValueError for a model that sees what it must predict."""
   patterns = [
@@ -182,9 +238,15 @@ def _check_order(model: Decoder) -> None:
     )
 
 
-def _check_roles(model: Decoder) -> None:
-  """Raises ValueError for a pattern that would choose no token."""
-  if model.pattern.by_role:
+def _check_roles(model: Decoder | Encoder, objective: Objective) -> None:
+  """Raises ValueError for a part that would choose no token."""
+  if getattr(model.memory, 'by_role', False):
+    raise ValueError(
+      f'model.memory = {model.memory} chooses tokens by their role, but the '
+      'texts of data.corpus give none, so it would choose nothing. Give '
+      'globalattention a number: first.'
+    )
+  if model.pattern.by_role and not isinstance(objective, PrefixLM):
     raise ValueError(
       f'model.pattern = {model.pattern} chooses tokens by their role, but the '
       'texts of data.corpus give none, so it would choose nothing. Give '

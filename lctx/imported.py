@@ -10,7 +10,6 @@ other order. Wrong ids show at once, as a perplexity in the thousands.
 
 from pathlib import Path
 
-import jax
 from absl import flags
 from ml_collections import config_flags
 
@@ -21,7 +20,7 @@ from lctx.config import Config
 from lctx.errors import UserError, checking, writable
 from lctx.interop import transformer_xl
 from lctx.prepared import Run, checkpoint_meta, prepared
-from lctx.training.state import initial_state
+from lctx.training.state import initial_state, with_params
 from lctx.types import Params
 
 
@@ -59,12 +58,7 @@ def _state(run: Run, params: Params):
     run.config.data.rows,
     run.abstract,
   )
-  wanted = run.abstract.params
-  params = jax.tree.map(
-    lambda x, a: jax.device_put(x, a.sharding), params, wanted
-  )
-  average = None if state.average is None else params
-  return state.replace(params=params, average=average)
+  return with_params(state, params, run.abstract)
 
 
 def _check_vocabulary(arrays, run: Run, weights) -> None:

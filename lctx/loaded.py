@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.std import tqdm
 
 from lctx import config as configs
-from lctx import data
+from lctx import data, published
 from lctx.checkpoint import CheckpointError, CheckpointStore, Restored, compare
 from lctx.checksum import table
 from lctx.config import Config
@@ -19,6 +19,7 @@ from lctx.errors import UserError, checking
 from lctx.generation import decode, memory_file, reading
 from lctx.generation.reading import Remembered
 from lctx.generation.sampling import Sampling
+from lctx.interop.find import is_published
 from lctx.kernels.choose import Auto
 from lctx.models import spans
 from lctx.models.text import Decoder
@@ -178,18 +179,26 @@ class Loaded:
 
 
 def load(workdir: str | Path, *, checkpoint: str | int = 'best') -> Loaded:
-  """A model trained in `workdir`, on the first device.
+  """A model trained in `workdir`, or a published one, on the first device.
 
-  `checkpoint`: 'best' by validation (else the latest), 'latest', or a step.
+  `checkpoint`: 'best' by validation (else the latest), 'latest', or a step. A
+  published model is a folder as Hugging Face's libraries write it, or the name
+  of one on their hub, 'owner/name'; that reads by segments of as many tokens as
+  it sees.
 
   Raises:
-    UserError: nothing was trained there, or no such checkpoint.
+    UserError: nothing was trained there, no such checkpoint, or a published
+      model that cannot be read.
   """
   folder = Path(workdir).expanduser()
+  if is_published(folder) or not folder.exists():
+    with checking():
+      return _published(workdir)
   config = configs.read(folder)
   with checking():
     codec = data.load_codec(folder)
-    model = _runnable(config.model.with_vocabulary(codec.size))
+    size = config.data.vocabulary(codec)
+    model = _runnable(config.model.with_vocabulary(size))
     shapes = jax.eval_shape(model.init_params, jax.random.key(0))
     evaluated = 'average' if config.train.ema else 'params'
     with CheckpointStore(folder / 'checkpoints', config.checkpoint) as store:
@@ -201,6 +210,15 @@ def load(workdir: str | Path, *, checkpoint: str | int = 'best') -> Loaded:
     )
   params = restored.state[evaluated]
   return Loaded(model, params, codec, config, restored.step)
+
+
+def _published(name: str | Path) -> Loaded:
+  """With its own tokenizer, and the config that trains it on."""
+  found = published.find(name)
+  params = found.model.params
+  return Loaded(
+    _runnable(found.model.model), params, found.codec, found.config, 0
+  )
 
 
 def load_memory(path: str | Path, loaded: Loaded) -> Remembered:

@@ -15,8 +15,9 @@ from lctx.config import Config
 from lctx.errors import checking
 from lctx.evaluation.measure import spelled
 from lctx.evaluation.units import Units
+from lctx.models.encoder_decoder import EncoderDecoder
 from lctx.models.segments import check_runs
-from lctx.models.text import Decoder
+from lctx.models.text import TextModel
 from lctx.positions import NoPosition, Position
 from lctx.sharding import mesh as meshes
 from lctx.sharding import rules
@@ -33,7 +34,7 @@ class Run:
 
   config: Config
   folder: Path
-  model: Decoder
+  model: TextModel | EncoderDecoder
   codec: data.Codec
   train: data.Store
   valid: data.Store
@@ -46,6 +47,7 @@ def prepared(config: Config, folder: Path) -> Run:
   """Everything that can be wrong with a config is found here."""
   with checking():
     configs.check_types(config)
+    configs.check_asked(config)
     lanes, settings = config.data, config.train
     mesh = meshes.build(config.mesh)
     rules.check_rows(lanes.rows, mesh)
@@ -55,27 +57,33 @@ def prepared(config: Config, folder: Path) -> Run:
     _check_parts(lanes.rows, settings.accumulate, mesh)
     _check_metric(config.checkpoint.metric)
     codec = _fitted(lanes, folder)
-    model = config.model.with_vocabulary(codec.size)
-    config.eval.model(model)
+    model = config.model.with_vocabulary(lanes.vocabulary(codec))
+    if lanes.predicts_next:
+      config.eval.model(model)
     train, valid = (
       data.open_store(lanes.corpus, codec, split, store_folder(config, folder))
       for split in ('train', 'valid')
     )
     lanes.check(train)
-    for store in (train, valid):
-      check_documents(model, store)
-    _check_scorable(valid, codec, config)
+    if isinstance(model, TextModel):
+      for store in (train, valid):
+        check_documents(model, store)
+    if lanes.predicts_next:
+      _check_scorable(valid, codec, config)
+    else:
+      _check_asked(valid, config)
     transform = config.optimizer.transform(settings.steps, model.axes())
     averaged = bool(settings.ema)
     abstract = abstract_state(model, transform, lanes.rows, mesh, averaged)
-  _warn_unused(model)
-  _warn_untaught(model, settings.gradient_segments)
+  texts = model.source if isinstance(model, EncoderDecoder) else model
+  _warn_unused(texts)
+  _warn_untaught(texts, settings.gradient_segments)
   return Run(
     config, folder, model, codec, train, valid, mesh, transform, abstract
   )
 
 
-def _warn_unused(model: Decoder) -> None:
+def _warn_unused(model: TextModel) -> None:
   """Says where no layer has a use for the position of the model.
 
   It is not refused, so that a memory in place of attention is one line.
@@ -90,7 +98,7 @@ def _warn_unused(model: Decoder) -> None:
   )
 
 
-def _warn_untaught(model: Decoder, gradient_segments: int) -> None:
+def _warn_untaught(model: TextModel, gradient_segments: int) -> None:
   """Says where nothing teaches a memory what to write."""
   if gradient_segments or not model.memory.needs_bptt:
     return
@@ -102,7 +110,7 @@ def _warn_untaught(model: Decoder, gradient_segments: int) -> None:
   )
 
 
-def check_documents(model: Decoder, store: data.Store) -> None:
+def check_documents(model: TextModel, store: data.Store) -> None:
   """Raises ValueError for a document that is longer than positions go."""
   longest = int(np.diff(store.offsets).max(initial=0))
   model.check_length(longest, 'The longest document of data.corpus')
@@ -153,6 +161,25 @@ def measures(name: str) -> bool:
   return name.startswith('bits') or name.endswith('perplexity')
 
 
+def _check_asked(valid: data.Store, config: Config) -> None:
+  """Raises ValueError for what an objective cannot be measured by."""
+  lanes, metric = config.data, config.checkpoint.metric
+  asked = type(lanes.objective).__name__.lower()
+  measured = 'bits_per_token', 'token_perplexity'
+  if metric not in measured:
+    raise ValueError(
+      f'checkpoint.metric = {metric!r} is of every token of a text, but '
+      f'data.objective = {asked} predicts some of them. Use '
+      f'{" or ".join(measured)}.'
+    )
+  rows = dataclasses.replace(lanes, rows=config.eval.rows)
+  try:
+    rows.check(valid)
+  except ValueError as error:
+    text = str(error).replace('data.rows', 'eval.rows')
+    raise ValueError(f'In the validation split, {text}') from error
+
+
 def _fitted(lanes: data.Lanes, folder: Path) -> data.Codec:
   """The tokenizer of the run; one that checkpoints rest on is not replaced."""
   replace = not any((folder / 'checkpoints').glob('[0-9]*'))
@@ -168,8 +195,10 @@ def fingerprint(run: Run) -> dict:
   del model['compute'], model['dropout']
   lanes, text = run.config.data, run.train
   corpus, count = type(lanes.corpus).__name__, int(text.num_bytes.sum())
+  asked = {} if lanes.predicts_next else configs.to_json(lanes.objective)
   return {
     'model': model,
+    'objective': asked,
     'optimizer': type(run.config.optimizer).__name__,
     'tokenizer': str(run.codec),
     'text': f'{corpus.lower()}, {count:,} bytes, hash {text.hash[:16]}',
@@ -195,11 +224,12 @@ def batch(run: Run, index: int) -> Batch:
   lanes, count = run.config.data, jax.process_count()
   share = lanes.rows // count
   first = share * jax.process_index()
-  local = lanes.batch(run.train, index, slice(first, first + share))
+  own = slice(first, first + share)
+  local = lanes.batch(run.train, run.codec, index, own)
   sharding = rules.batch_sharding(run.mesh)
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(
-      sharding, np.ascontiguousarray(x), (lanes.rows, lanes.length)
+      sharding, np.ascontiguousarray(x), (lanes.rows, x.shape[1])
     ),
     local,
   )
@@ -207,8 +237,11 @@ def batch(run: Run, index: int) -> Batch:
 
 def model_flops(run: Run) -> float:
   """Of the model, per token of training."""
-  lanes = run.config.data
-  return flops.count(run.model, lanes.segment, lanes.rows).train
+  lanes, model = run.config.data, run.model
+  if isinstance(model, EncoderDecoder):
+    sizes = lanes.segment, lanes.length, lanes.written
+    return flops.of_pairs(model, *sizes).train
+  return flops.count(model, lanes.segment, lanes.rows).train
 
 
 def _check_parts(rows: int, parts: int, mesh: jax.sharding.Mesh) -> None:

@@ -15,9 +15,11 @@ from lctx.checkpoint import CheckpointStore, Restored, compare
 from lctx.config import Config
 from lctx.errors import RunError, UserError, checking, writable
 from lctx.evaluation import pictures, report
+from lctx.evaluation.asked import batches_of, predicted
 from lctx.evaluation.measure import measure, perplexity
 from lctx.evaluation.report import Result
 from lctx.evaluation.score import Scorer
+from lctx.evaluation.units import Units
 from lctx.loaded import Loaded, load
 from lctx.prepared import (
   Run,
@@ -36,7 +38,7 @@ from lctx.training.interrupt import Interrupt, Interrupted
 from lctx.training.loop import Moment, loop
 from lctx.training.metrics import is_record, open_metrics
 from lctx.training.progress import Progress
-from lctx.training.state import State, initial_state
+from lctx.training.state import State, initial_state, with_params
 from lctx.training.step import make_step
 
 _log = logging.getLogger(__name__)
@@ -98,10 +100,13 @@ def _measured(loaded: Loaded, config: Config, folder: Path, poll) -> Result:
   """Raises RunError where the losses are not finite."""
   settings, corpus = config.eval, config.data.corpus
   with checking():
-    model = settings.model(loaded.model)
+    model = loaded.model
     store = data.open_store(
       corpus, loaded.codec, settings.split, store_folder(config, folder)
     )
+    if not config.data.predicts_next:
+      return _asked(loaded, config, store, poll)
+    model = settings.model(model)
     check_documents(model, store)
   segment = settings.segment or config.data.segment
   title = (
@@ -117,6 +122,27 @@ def _measured(loaded: Loaded, config: Config, folder: Path, poll) -> Result:
       '--checkpoint, or train again with a lower optimizer.peak.'
     )
   return result
+
+
+def _asked(loaded: Loaded, config: Config, store: data.Store, poll) -> Result:
+  """Of an objective other than the next token: its own loss alone."""
+  settings = config.eval
+  lanes = dataclasses.replace(config.data, rows=settings.rows)
+  asked = type(lanes.objective).__name__
+  lanes.check(store)
+  found = predicted(
+    loaded.model,
+    loaded.params,
+    lanes.segment,
+    batches_of(lanes, store, loaded.codec),
+    settings.tokens,
+    poll,
+  )
+  title = (
+    f'Step {loaded.step:,}, {settings.split} split of '
+    f'{_name(config.data.corpus)}: {asked}, of {lanes.stretch} tokens at a time'
+  )
+  return Result(title, found, None)
 
 
 def _check_same(config: Config, trained: Config) -> None:
@@ -189,9 +215,14 @@ def _begun(run: Run, restored: Restored | None) -> tuple[State, dict]:
   count = sum(x.size for x in jax.tree.leaves(run.abstract.params))
   _log.info('%s parameters on %s', f'{count:,}', run.mesh)
   if restored is None:
-    return initial_state(
+    state = initial_state(
       run.model, run.transform, config.seed, config.data.rows, run.abstract
-    ), {}
+    )
+    if config.init.checkpoint:
+      with checking():
+        params = config.init.params(run.model, config.seed)
+      state = with_params(state, params, run.abstract)
+    return state, {}
   _log.info('goes on from step %d of %s', restored.step, run.folder)
   return restored.state, restored.meta['validate']
 
@@ -263,6 +294,17 @@ class _Hooks:
 def _validated(run: Run, state: State, interrupt: Interrupt) -> dict:
   config = run.config
   segment = config.eval.segment or config.data.segment
+  if not config.data.predicts_next:
+    lanes = dataclasses.replace(config.data, rows=config.eval.rows)
+    found = predicted(
+      run.model,
+      state.evaluated,
+      lanes.segment,
+      batches_of(lanes, run.valid, run.codec),
+      config.train.valid_tokens,
+      interrupt.check,
+    )
+    return _measures(found)
   model = config.eval.model(run.model)
   found = perplexity(
     Scorer(model, state.evaluated, segment),
@@ -272,6 +314,10 @@ def _validated(run: Run, state: State, interrupt: Interrupt) -> dict:
     config.train.valid_tokens,
     interrupt.check,
   )
+  return _measures(found)
+
+
+def _measures(found: Units) -> dict[str, float]:
   return {
     name: value
     for name, value in dataclasses.asdict(found).items()

@@ -146,10 +146,21 @@ def run_lengths(document_BT: Array) -> Array:
 class Batch:
   """What one training step reads: [B, n] each, n a multiple of the segment.
 
-  Row b of the next batch begins where row b of this one ended.
+  Row b of the next batch begins where row b of this one ended. Of pairs, an
+  encoder reads `source` [B, s], in documents of the same numbers, and the rest
+  is its decoder's.
   """
 
   tokens: Array | np.ndarray  # int32
   targets: Array | np.ndarray  # int32: the token after each token
   document: Array | np.ndarray  # int32: counts up along a lane; EMPTY = pad
   weight: Array | np.ndarray  # float32: 0 where the target does not count
+  role: Array | np.ndarray | None = None  # int32: bits; None = all 0
+  source: Array | np.ndarray | None = None  # int32
+  source_document: Array | np.ndarray | None = None  # int32
+
+  @property
+  def coords(self) -> Coords:
+    """Where its tokens sit, those of a segment or of one window."""
+    at = segment_coords(self.document)
+    return at if self.role is None else at.replace(role=self.role)

@@ -23,7 +23,8 @@ generation
 evaluation
 training
 config
-plan loaded prepared
+published plan
+loaded prepared
 run imported
 lctx
 program

@@ -11,11 +11,14 @@ from lctx.data.store import Store, open_store
 from lctx.data.tokenizers import (
   Bytes,
   Codec,
+  Published,
   PublishedBytes,
+  PublishedCodec,
   SentencePiece,
   Tokenizer,
   Words,
   load_codec,
+  published_codec,
 )
 
 __all__ = [
@@ -30,7 +33,9 @@ __all__ = [
   'JsonLines',
   'Lanes',
   'Mixture',
+  'Published',
   'PublishedBytes',
+  'PublishedCodec',
   'SentencePiece',
   'Stdlib',
   'Store',
@@ -42,4 +47,5 @@ __all__ = [
   'check',
   'load_codec',
   'open_store',
+  'published_codec',
 ]

@@ -9,12 +9,21 @@ import dataclasses
 
 import numpy as np
 
+from lctx.data.asked import asked, stretch, texts_of
+from lctx.data.codec import Codec
 from lctx.data.corpora import Stdlib, Text
 from lctx.data.datasets import Tfds
 from lctx.data.json_lines import JsonLines
 from lctx.data.mixture import Mixture
+from lctx.data.objectives import Causal, Objective
 from lctx.data.store import Store
-from lctx.data.tokenizers import Bytes, PublishedBytes, SentencePiece, Words
+from lctx.data.tokenizers import (
+  Bytes,
+  Published,
+  PublishedBytes,
+  SentencePiece,
+  Words,
+)
 from lctx.types import Batch
 
 
@@ -23,18 +32,21 @@ class Lanes:
   """What is read, and how much of it at a step: `segments` of `segment`.
 
   `folder` is where tokenised stores are kept, empty for the workdir.
+  `objective` says what of it is predicted. Where that gives pairs, segments are
+  those of the encoder, and its decoder writes what belongs to as much text.
   """
 
   corpus: Stdlib | Text | JsonLines | Mixture | Tfds = dataclasses.field(
     default_factory=Stdlib
   )
-  tokenizer: Bytes | PublishedBytes | SentencePiece | Words = dataclasses.field(
-    default_factory=Bytes
+  tokenizer: Bytes | PublishedBytes | SentencePiece | Words | Published = (
+    dataclasses.field(default_factory=Bytes)
   )
   rows: int = 16
   segment: int = 128
   segments: int = 1
   folder: str = ''
+  objective: Objective = dataclasses.field(default_factory=Causal)
 
   def __post_init__(self):
     for name in ('rows', 'segment', 'segments'):
@@ -46,14 +58,46 @@ class Lanes:
 
   @property
   def length(self) -> int:
-    """Tokens a row reads at a step."""
+    """Tokens a row reads at a step; of pairs, those of a source."""
     return self.segment * self.segments
 
-  def check(self, store: Store) -> None:
-    check(store, self.rows, self.length)
+  @property
+  def predicts_next(self) -> bool:
+    """Whether every token predicts the next, and nothing else is asked."""
+    return self.objective == Causal()
 
-  def batch(self, store: Store, step: int, take=slice(None)) -> Batch:
-    return batch(store, self.rows, self.length, step, take)
+  @property
+  def stretch(self) -> int:
+    """Tokens of a lane that a step uses up."""
+    if self.predicts_next:
+      return self.length
+    return stretch(self.objective, self.length)
+
+  @property
+  def written(self) -> int:
+    """Tokens a decoder beside an encoder reads at a step; 0 without one."""
+    if not self.objective.pairs:
+      return 0
+    return self.objective.lengths(self.stretch)[1]
+
+  def vocabulary(self, codec: Codec) -> int:
+    """Ids of the tokenizer, and of the objective's marks behind them."""
+    return codec.size + self.objective.extra(codec.size)
+
+  def check(self, store: Store) -> None:
+    check(store, self.rows, self.stretch)
+
+  def batch(
+    self, store: Store, codec: Codec, step: int, take: slice = slice(None)
+  ) -> Batch:
+    """Batch number `step`, or its rows `take`: always the same."""
+    if self.predicts_next:
+      return batch(store, self.rows, self.length, step, take)
+    lane, length = len(store.tokens) // self.rows, self.stretch
+    rows = range(self.rows)[take]
+    places = (step * length + np.arange(length)) % lane
+    texts = {x: list(texts_of(store, x * lane + places)) for x in rows}
+    return asked(self.objective, codec, texts, step, self.length)
 
 
 def check(store: Store, rows: int, length: int) -> None:

@@ -65,8 +65,8 @@ def load(folder: str | Path) -> Pretrained:
       option or an array that is not known.
   """
   folder = Path(folder)
-  config = _json(folder / 'config.json')
-  name = _architecture(config, folder)
+  config = config_in(folder)
+  name = architecture(config, folder)
   family = FAMILIES[name]
   arrays = _arrays(folder)
   where = str(folder / 'config.json')
@@ -159,7 +159,13 @@ def outputs(published: Pretrained, given: Given) -> dict[str, Array]:
   return {'logits': model.apply(variables, hidden, method='logits')}
 
 
-def _architecture(config, folder) -> str:
+def config_in(folder: Path) -> dict[str, Any]:
+  """Its `config.json`. Raises ValueError where there is none, or no JSON."""
+  return _json(folder / 'config.json')
+
+
+def architecture(config: Mapping[str, Any], folder: Path) -> str:
+  """The first of `architectures` that is known. Raises ValueError for none."""
   names = config.get('architectures') or []
   known = [name for name in names if name in FAMILIES]
   if not known:

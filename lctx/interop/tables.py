@@ -125,12 +125,16 @@ def write(
 
 def _check(problems: list[str], what: str) -> None:
   if problems:
-    more = [f'and {len(problems) - SHOWN} more'] if problems[SHOWN:] else []
     raise ValueError(
-      f'{what}: '
-      + '; '.join(problems[:SHOWN] + more)
-      + '. Give the model the sizes and ties the weights were made with.'
+      f'{what}: {listed(problems)}. Give the model the sizes and ties the '
+      'weights were made with.'
     )
+
+
+def listed(problems: list[str]) -> str:
+  """The first few of them, and how many more there are."""
+  more = [f'and {len(problems) - SHOWN} more'] if problems[SHOWN:] else []
+  return '; '.join(problems[:SHOWN] + more)
 
 
 def _problems(arrays, wanted, aliases, ignored):

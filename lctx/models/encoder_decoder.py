@@ -113,6 +113,10 @@ class EncoderDecoder:
       return params[name]
     return {**params[name], VOCABULARY: params[VOCABULARY]}
 
+  def initial(self, batch: int) -> tuple:
+    """What is carried from one pair of texts to the next: nothing."""
+    return ()
+
   def with_vocabulary(self, size: int) -> 'EncoderDecoder':
     """The same model for a tokenizer of `size` tokens.
 

@@ -4,13 +4,17 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from lctx.models.encoder_decoder import SIDES, EncoderDecoder
 from lctx.models.runs import Run
 from lctx.models.text import Decoder
 from lctx.types import Params
 
 
-def clamped(model: Decoder, params: Params) -> Params:
+def clamped(model: Decoder | EncoderDecoder, params: Params) -> Params:
   """Parameters with every span back within its limits, after an update."""
+  if isinstance(model, EncoderDecoder):
+    sides = zip(SIDES, (model.source, model.target))
+    return params | {x: clamped(side, params[x]) for x, side in sides}
   if model.heads.span is None:
     return params
   for run in attending(model):

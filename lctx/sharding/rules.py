@@ -28,6 +28,8 @@ TABLE: dict[str | None, tuple[str, ...]] = {
   'buckets': (),
   'slots': (),
   'taps': (),
+  'types': (),
+  'labels': (),
   'layers': (),
   None: (),
 }

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lctx.models.encoder_decoder import EncoderDecoder
 from lctx.models.runs import Run
 from lctx.models.text import Decoder
 from lctx.models.vocabulary import Embedding
@@ -68,6 +69,27 @@ class Flops:
   def train(self) -> float:
     """The model's, per token of training: backward is twice forward."""
     return 3 * self.forward
+
+
+def of_pairs(
+  model: EncoderDecoder, segment: int, read: int, written: int
+) -> Flops:
+  """Operations per token that is read, `written` tokens for `read` of them.
+
+  The encoder reads by segments, and predicts no words.
+  """
+  source, target = count(model.source, segment), count(model.target, written)
+  sizes, share = model.target.sizes(), written / read
+  heads = sizes.num_heads * sizes.head_width
+  keys = 2 * 2 * sizes.width * sizes.key_heads * sizes.head_width
+  cross = keys + share * (2 * 2 * sizes.width * heads + 2 * 2 * heads * read)
+  found = {
+    name: of_source + share * getattr(target, name)
+    for name, of_source in dataclasses.asdict(source).items()
+  }
+  found['vocabulary'] = share * target.vocabulary
+  found['attention'] += model.decoder.stack.depth * cross
+  return Flops(**found)
 
 
 def count(model: Decoder, segment: int, rows: int = 1) -> Flops:

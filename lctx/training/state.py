@@ -78,6 +78,17 @@ def initial_state(
   return jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
 
 
+def with_params(state: State, params: Params, abstract: State) -> State:
+  """The state with these parameters, where `abstract` wants them."""
+  params = jax.tree.map(
+    lambda x, wanted: jax.device_put(x, wanted.sharding),
+    params,
+    abstract.params,
+  )
+  average = None if state.average is None else params
+  return state.replace(params=params, average=average)
+
+
 def _initial(model, transform, rows, averaged):
   def make(key):
     params_key, run_key = jax.random.split(key)

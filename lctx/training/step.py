@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lctx.models.encoder_decoder import EncoderDecoder
 from lctx.models.segments import scan_segments, split
 from lctx.models.spans import clamped
-from lctx.models.text import Decoder
+from lctx.models.text import Decoder, Encoder
 from lctx.optimizer import ema
 from lctx.training.state import State
 from lctx.types import Array, Batch, segment_coords
@@ -66,7 +67,7 @@ Step = Callable[[State, Batch], tuple[State, dict[str, Array]]]
 
 
 def make_step(
-  model: Decoder,
+  model: Decoder | Encoder | EncoderDecoder,
   transform: optax.GradientTransformation,
   settings: Training,
   segment: int,
@@ -79,7 +80,8 @@ def make_step(
 
   def step(state: State, batch: Batch):
     key = jax.random.fold_in(state.key, state.step)
-    loss = _Loss(model, settings, segment, batch.weight.sum())
+    of = _PairLoss if isinstance(model, EncoderDecoder) else _Loss
+    loss = of(model, settings, segment, batch.weight.sum())
     nats, penalty, grads, carry = _accumulated(
       loss, settings.accumulate, state, batch, key
     )
@@ -111,7 +113,7 @@ def make_step(
 class _Loss:
   """Mean nats per token over some rows of a batch, as part of the whole."""
 
-  model: Decoder
+  model: Decoder | Encoder
   settings: Training
   segment: int
   total: Array  # tokens that count in the whole batch
@@ -142,12 +144,41 @@ class _Loss:
     model, variables = self.model, {'params': params}
     if model.dropout.memory:
       carry = model.forget(carry, forget_B)
-    at = segment_coords(batch.document)
     hidden, carry, penalty = model.apply(
-      variables, batch.tokens, at, carry, rngs=_dropout(model, key)
+      variables, batch.tokens, batch.coords, carry, rngs=_dropout(model, key)
     )
     nll = model.apply(variables, hidden, batch.targets, method='nll')
     return carry, ((nll * batch.weight).sum(), penalty)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PairLoss:
+  """The same of an encoder-decoder, which carries nothing to the next step."""
+
+  model: EncoderDecoder
+  settings: Training
+  segment: int
+  total: Array
+
+  def __call__(self, params, carry, batch: Batch, key):
+    model, settings = self.model, self.settings
+    read_key, write_key = jax.random.split(key)
+    rngs = _dropout(model, write_key)
+    begun, penalty = model.read(
+      params,
+      batch.source,
+      segment_coords(batch.source_document),
+      segment=self.segment,
+      key=read_key if rngs else None,
+      gradient_segments=settings.gradient_segments,
+    )
+    target, own = model.target, {'params': model.params_of(params, 'decoder')}
+    given = own, batch.tokens, batch.coords, begun
+    hidden, _, more = target.apply(*given, rngs=rngs)
+    nll = target.apply(own, hidden, batch.targets, method='nll')
+    nats = (nll * batch.weight).sum() / jnp.maximum(self.total, 1)
+    penalty = penalty + more
+    return nats + penalty, (nats, penalty, carry)
 
 
 def _dropout(model, key):

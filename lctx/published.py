@@ -1,0 +1,95 @@
+"""A published model as a run that goes on with its own pretraining."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from lctx import data
+from lctx.checkpoint import Checkpoints
+from lctx.config import Config
+from lctx.data.objectives import (
+  Bart,
+  Causal,
+  GapSentences,
+  MaskedLM,
+  Objective,
+  SpanCorruption,
+)
+from lctx.interop import hugging_face
+from lctx.interop.find import folder_of
+from lctx.interop.hugging_face import Pretrained
+from lctx.models.encoder_decoder import EncoderDecoder
+from lctx.models.text import Encoder
+from lctx.optimizer import Adam
+from lctx.training.beginning import Beginning
+
+SEGMENT = 512  # tokens that are read at a time, where positions do not end
+
+
+class Found(NamedTuple):
+  """A published model, its tokenizer, and a config that trains it on."""
+
+  model: Pretrained
+  codec: data.Codec
+  config: Config
+
+
+def find(name: str | Path) -> Found:
+  """The model of a folder, or of the Hugging Face hub.
+
+  Raises:
+    ValueError: no such folder or model, or one that cannot be read.
+  """
+  folder = folder_of(name)
+  found = hugging_face.load(folder)
+  codec = data.published_codec(folder)
+  lanes = data.Lanes(
+    tokenizer=data.Published(str(folder)),
+    rows=4,
+    segment=_segment(found.model),
+    objective=_objective(found, codec),
+  )
+  config = Config(
+    found.model,
+    lanes,
+    Adam(peak=3e-5),
+    init=Beginning(str(name)),
+    checkpoint=_checkpoints(lanes),
+  )
+  return Found(found, codec, config)
+
+
+def _checkpoints(lanes: data.Lanes) -> Checkpoints:
+  """The best by bits per byte, where every token is predicted."""
+  if lanes.predicts_next:
+    return Checkpoints()
+  return Checkpoints(metric='bits_per_token')
+
+
+def _segment(model) -> int:
+  side = model.encoder if isinstance(model, EncoderDecoder) else model
+  return min(SEGMENT, side.position.limit or SEGMENT)
+
+
+def _objective(found: Pretrained, codec: data.Codec) -> Objective:
+  """What the model was pretrained by, in the marks of its tokenizer."""
+  config, mark = found.config, _marks(codec)
+  kind = config.get('model_type')
+  if isinstance(found.model, Encoder):
+    names = 'start', 'end', 'cls', 'sep', 'pad', 'mask'
+    kept = tuple(sorted({mark(name) for name in names} - {None}))
+    return MaskedLM(mask=mark('mask'), kept=kept)
+  if not isinstance(found.model, EncoderDecoder):
+    return Causal()
+  start, end = config.get('decoder_start_token_id'), config.get('eos_token_id')
+  if kind in ('bart', 'led'):
+    begin = config.get('bos_token_id', 0)
+    return Bart(mask=mark('mask'), begin=begin, start=start, end=end)
+  first = mark('sentinels')
+  first = first[0] if first else codec.size + 99
+  if kind == 'longt5':
+    return GapSentences(mask=first, start=start, end=end)
+  return SpanCorruption(first_sentinel=first, start=start, end=end)
+
+
+def _marks(codec: data.Codec):
+  return lambda name: getattr(codec, name, None)
