@@ -23,8 +23,8 @@ from benchmarks import frontier, timing
 from benchmarks.cases import VOCABULARY, compile_timed, random_rows
 from benchmarks.windows import Windows
 from lctx.evaluation.score import Scorer
-from lctx.models.text import Decoder
 from lctx.models.segments import scan_segments, split
+from lctx.models.text import Decoder
 from lctx.training import flops
 from lctx.types import Params, segment_coords
 

@@ -42,8 +42,8 @@ from benchmarks.memories import Size, memories, model_with
 from benchmarks.neighbours import Neighbours
 from benchmarks.recall import CHANCE, SEGMENT, VOCAB, Recall
 from lctx.memory import Memory, OnLayers, Together
-from lctx.models.text import Decoder
 from lctx.models.segments import split
+from lctx.models.text import Decoder
 from lctx.training.state import State
 from lctx.training.step import Training, make_step
 from lctx.types import segment_coords
