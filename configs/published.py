@@ -1,15 +1,24 @@
 """A published model goes on with its own pretraining, on another text.
 
-Run, NAME a folder of a published model, or one of the Hugging Face hub:
-  python train.py --config=configs/published.py:NAME --workdir=runs/more \\
-    --config.data.corpus=text --config.data.corpus.path=data/mine.txt
-And write it back:
-  python -m lctx.interop export --workdir=runs/more --like=NAME --to=mine
+Claim: one command trains it on by the objective it was pretrained with, and one
+more writes it back as its own library reads it.
+
+Run:
+  python train.py --config=configs/published.py:NAME --workdir=runs/more
+  python -m lctx.interop export --workdir=runs/more --like=NAME --to=runs/mine
+
+NAME is the folder of a published model, or one of the Hugging Face hub, such as
+EleutherAI/pythia-70m.
 """
 
 from lctx import Config, published
 
 
 def get_config(arg: str | None = None) -> Config:
-  """`arg` is the model, such as EleutherAI/pythia-70m if none is given."""
-  return published.find(arg or 'EleutherAI/pythia-70m').config
+  """`arg` is the folder, or the name on the hub."""
+  if arg is None:
+    raise ValueError(
+      'No model is named. Write --config=configs/published.py:NAME with the '
+      'folder of a published model, or its name on the Hugging Face hub.'
+    )
+  return published.find(arg).config

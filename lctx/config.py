@@ -239,13 +239,7 @@ def _check_order(model: Decoder) -> None:
 
 
 def _check_roles(model: Decoder | Encoder, objective: Objective) -> None:
-  """Raises ValueError for a part that would choose no token."""
-  if getattr(model.memory, 'by_role', False):
-    raise ValueError(
-      f'model.memory = {model.memory} chooses tokens by their role, but the '
-      'texts of data.corpus give none, so it would choose nothing. Give '
-      'globalattention a number: first.'
-    )
+  """Raises ValueError for a pattern that would choose no token."""
   if model.pattern.by_role and not isinstance(objective, PrefixLM):
     raise ValueError(
       f'model.pattern = {model.pattern} chooses tokens by their role, but the '

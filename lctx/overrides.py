@@ -108,6 +108,9 @@ def _changed(value, hint, node, path):
     fields = {name: getattr(value, name) for name in fields_of(type(value))}
     return _with_fields(type(value), fields, node, path)
   options = options_of(hint)
+  if value is None and len(options) == 1 and len(arms_of(hint)) == 1:
+    (cls,) = options.values()  # of a part that was just chosen, and needs it
+    return _with_fields(cls, defaults_of(cls), node, path)
   write = f'--config.{path}={next(iter(options), "VALUE")}'
   raise ValueError(
     f'{join(path, next(iter(node.fields)))} does not exist: {path} is '

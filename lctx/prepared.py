@@ -78,6 +78,7 @@ def prepared(config: Config, folder: Path) -> Run:
   texts = model.source if isinstance(model, EncoderDecoder) else model
   _warn_unused(texts)
   _warn_untaught(texts, settings.gradient_segments)
+  _warn_no_roles(texts)
   return Run(
     config, folder, model, codec, train, valid, mesh, transform, abstract
   )
@@ -96,6 +97,17 @@ def _warn_unused(model: TextModel) -> None:
     f'{model.memory} lets no layer attend to tokens. With '
     'model.position=noposition the model is the same.'
   )
+
+
+def _warn_no_roles(model: TextModel) -> None:
+  """Says where no token is global, as in Longformer's own pretraining."""
+  if getattr(model.memory, 'by_role', False):
+    _log.warning(
+      f'model.memory = {model.memory} has no effect: its tokens are chosen by '
+      'their role, and the texts of data.corpus give none, so its projections '
+      'stay as they are. With model.memory.first=1 the first token of each '
+      'text is global.'
+    )
 
 
 def _warn_untaught(model: TextModel, gradient_segments: int) -> None:

@@ -84,11 +84,12 @@ def _objective(found: Pretrained, codec: data.Codec) -> Objective:
   if kind in ('bart', 'led'):
     begin = config.get('bos_token_id', 0)
     return Bart(mask=mark('mask'), begin=begin, start=start, end=end)
-  first = mark('sentinels')
-  first = first[0] if first else codec.size + 99
+  known = mark('sentinels') or range(codec.size + 99, codec.size - 1, -1)
   if kind == 'longt5':
-    return GapSentences(mask=first, start=start, end=end)
-  return SpanCorruption(first_sentinel=first, start=start, end=end)
+    return GapSentences(mask=known[0], start=start, end=end)
+  return SpanCorruption(
+    sentinels=len(known), first_sentinel=known[0], start=start, end=end
+  )
 
 
 def _marks(codec: data.Codec):

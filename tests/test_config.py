@@ -120,13 +120,18 @@ def test_the_parts_of_a_model_are_switched_by_name(config):
   assert switched.stack == model.stack
 
 
-@pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
+ALONE = [
+  path for path in SHIPPED if path.stem != 'published'
+]  # without a model
+
+
+@pytest.mark.parametrize('path', ALONE, ids=lambda path: path.stem)
 def test_a_shipped_config_survives_json(path):
   config = load(path)
   assert from_json(to_json(config), Config) == config
 
 
-@pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', ALONE, ids=lambda path: path.stem)
 def test_giving_every_field_what_it_holds_changes_nothing(path):
   config = load(path)
   assert override(config, dict(_leaves(config, Config, ''))) == config
