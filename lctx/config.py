@@ -15,6 +15,8 @@ import types
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax.numpy as jnp
+
 from lctx.checkpoint import Checkpoints
 from lctx.data import Lanes
 from lctx.data.objectives import Objective, PrefixLM
@@ -26,11 +28,13 @@ from lctx.models.tasks import MaskedWords, Words
 from lctx.models.text import Decoder, Encoder
 from lctx.optimizer import Optimizer
 from lctx.overrides import from_json, override, to_json
-from lctx.patterns import Causal
+from lctx.patterns import Causal, Pattern
+from lctx.patterns.base import visible
 from lctx.sharding.mesh import Mesh
 from lctx.training.beginning import Beginning
 from lctx.training.metrics import Logging
 from lctx.training.step import Training
+from lctx.types import segment_coords
 
 __all__ = ['Config', 'from_json', 'load', 'override', 'read', 'save', 'to_json']
 
@@ -64,8 +68,8 @@ class Config:
       _check_pair(self)
       return
     _check_effects(self.model)
-    if isinstance(self.model, Decoder) and not self.data.objective.sees_ahead:
-      _check_order(self.model)
+    if isinstance(self.model, Decoder):
+      _check_order(self.model, self.data.objective)
     _check_roles(self.model, self.data.objective)
     for name in ('data', 'eval'):
       _check_segment(self.model, getattr(self, name).segment, name)
@@ -188,10 +192,16 @@ def check_asked(config: Config) -> None:
       f'data.objective = {asked} gives {gives}, but model = {name.lower()} '
       f'reads {wants}. Use another objective, or another model.'
     )
-  if isinstance(config.model, Encoder) and not objective.sees_ahead:
+  if isinstance(config.model, Encoder) and not objective.in_place:
     raise ValueError(
       f'data.objective = {asked} predicts what comes next, which model = '
       'encoder sees. Use data.objective=maskedlm, or a decoder.'
+    )
+  if isinstance(config.model, Decoder) and objective.in_place:
+    raise ValueError(
+      f'data.objective = {asked} hides tokens that stand between others, and '
+      'model = decoder sees none after them. Use data.objective=causal, or an '
+      'encoder.'
     )
   if not isinstance(config.model.task, Words | MaskedWords):
     raise ValueError(
@@ -203,7 +213,7 @@ def check_asked(config: Config) -> None:
 def _check_pair(config: Config) -> None:
   """Raises ValueError for an encoder-decoder that the data does not fit."""
   model, lanes = config.model, config.data
-  _check_order(model.target)
+  _check_order(model.target, lanes.objective)
   if model.dropout.memory:
     raise ValueError(
       f'model.dropout.memory = {model.dropout.memory} is of memory that is '
@@ -224,18 +234,31 @@ def _check_pair(config: Config) -> None:
   model.encoder.memory.check_segment(lanes.segment, 'data.segment')
 
 
-def _check_order(model: Decoder) -> None:
-  """Raises ValueError for a model that sees what it must predict."""
+def _check_order(model: Decoder, objective: Objective) -> None:
+  """Raises ValueError for a model that sees what it must predict.
+
+  A prefix is seen both ways where the objective says which tokens it is.
+  """
   patterns = [
     p for run in model.runs for p in run.memory.patterns(run.kind.pattern)
   ]
-  if any(pattern.reach.after != 0 for pattern in patterns):
+  ahead = [pattern for pattern in patterns if pattern.reach.after != 0]
+  if isinstance(objective, PrefixLM):
+    ahead = [x for x in ahead if _sees_ahead(x, model.stack.num_heads)]
+  if ahead:
     raise ValueError(
       f'model.pattern = {model.pattern} lets a token see those after it, which '
       'a model that predicts the next token must not. In Python combine it '
       'with Causal() & ..., or use one of causal, window and dilated (with '
       'after = 0), staircase, sinks.'
     )
+
+
+def _sees_ahead(pattern: Pattern, num_heads: int) -> bool:
+  """Of tokens that have no role."""
+  at = segment_coords(jnp.zeros((1, 16), jnp.int32))
+  seen = visible(pattern, at, at, jnp.arange(num_heads))
+  return bool(jnp.triu(seen, 1).any())
 
 
 def _check_roles(model: Decoder | Encoder, objective: Objective) -> None:

@@ -16,13 +16,14 @@ from lctx.checkpoint import CheckpointError, CheckpointStore, Restored, compare
 from lctx.checksum import table
 from lctx.config import Config
 from lctx.errors import UserError, checking
-from lctx.generation import decode, memory_file, reading
+from lctx.generation import decode, memory_file, pairs, reading
 from lctx.generation.reading import Remembered
 from lctx.generation.sampling import Sampling
 from lctx.interop.find import is_published
 from lctx.kernels.choose import Auto
 from lctx.models import spans
-from lctx.models.text import Decoder
+from lctx.models.encoder_decoder import EncoderDecoder
+from lctx.models.text import Decoder, Encoder
 from lctx.types import Params
 
 _log = logging.getLogger(__name__)
@@ -30,9 +31,13 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loaded:
-  """What `lctx.load` gives."""
+  """What `lctx.load` gives.
 
-  model: Decoder
+  A decoder writes on, scores and reads text; an encoder-decoder writes what
+  belongs to a text. What an encoder says of one, `hugging_face.outputs` gives.
+  """
+
+  model: Decoder | Encoder | EncoderDecoder
   params: Params
   codec: data.Codec
   config: Config
@@ -49,7 +54,8 @@ class Loaded:
   ) -> str | list[str]:
     """What the model writes after a prompt, or after each of several.
 
-    Each goes on `after` what was read before, if that is given.
+    Each goes on `after` what was read before, if that is given. Of an
+    encoder-decoder: what it writes of each text.
 
     Raises:
       ValueError: a prompt that the tokenizer cannot spell, or too long a text
@@ -81,6 +87,9 @@ class Loaded:
 
     Raises what `generate` raises.
     """
+    if isinstance(self.model, EncoderDecoder):
+      return self._written(prompts, max_new_tokens, sampling, seed, after)
+    self._check_decodes()
     request = decode.Request(
       [self._ids(text, after) for text in prompts],
       max_new_tokens,
@@ -90,6 +99,44 @@ class Loaded:
     )
     segment = self.config.data.segment
     return decode.generate(self.model, self.params, request, segment)
+
+  def _written(self, prompts, max_new_tokens, sampling, seed, after):
+    """What a decoder writes beside an encoder that has read each text whole."""
+    if after is not None or max_new_tokens is None:
+      raise ValueError(
+        'An encoder-decoder reads each text whole and writes a text that ends. '
+        'Give max_new_tokens, and no `after`.'
+      )
+    model, objective = self.model, self._objective()
+    rows = [self._source(text, objective.end) for text in prompts]
+    reading.check_tokens(model.source, rows)
+    context = pairs.context(model, self.params, rows, self.config.data.segment)
+    request = decode.Request(
+      [np.array([objective.start], np.int32)] * len(rows),
+      max_new_tokens,
+      sampling or Sampling(),
+      seed,
+      stop=objective.end,
+      context=context,
+    )
+    params = model.params_of(self.params, 'decoder')
+    return decode.generate(model.target, params, request, max_new_tokens + 1)
+
+  def _objective(self):
+    """That of its training, which says what opens and ends a text."""
+    return self.config.data.objective.with_ids(self.codec.size)
+
+  def _source(self, text: str | bytes, end: int) -> np.ndarray:
+    return np.append(self.codec.encode(text), end).astype(np.int32)
+
+  def _check_decodes(self) -> None:
+    if not isinstance(self.model, Decoder):
+      kind = type(self.model).__name__.lower()
+      raise ValueError(
+        f'The model is an {kind}, which predicts no next token. Load a decoder '
+        'for that; lctx.interop.hugging_face.outputs gives what an encoder '
+        'says of a text.'
+      )
 
   def declared(self, length: int) -> 'Loaded':
     """The same, for texts of `length` tokens, read and written, in all.
@@ -115,6 +162,7 @@ class Loaded:
 
     Raises what `generate` raises, and ValueError for a text without a token.
     """
+    self._check_decodes()
     ids, segment = self._ids(text, after), self.config.data.segment
     return decode.score(self.model, self.params, ids, segment, after=after)
 
@@ -127,6 +175,7 @@ class Loaded:
     ways alike: text is spelled for each call. A memory is of this model alone,
     `declared` and `trimmed` ones included. Raises what `generate` raises.
     """
+    self._check_decodes()
     ids, segment = self._ids(text, after), self.config.data.segment
     reading.check_tokens(self.model, [ids])
     known, text_hash = 0, ''

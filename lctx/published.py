@@ -66,8 +66,10 @@ def _checkpoints(lanes: data.Lanes) -> Checkpoints:
 
 
 def _segment(model) -> int:
-  side = model.encoder if isinstance(model, EncoderDecoder) else model
-  return min(SEGMENT, side.position.limit or SEGMENT)
+  """What all of its sides have positions for: a text is written whole."""
+  pair = isinstance(model, EncoderDecoder)
+  sides = (model.encoder, model.decoder) if pair else (model,)
+  return min(SEGMENT, *(x.position.limit or SEGMENT for x in sides))
 
 
 def _objective(found: Pretrained, codec: data.Codec) -> Objective:

@@ -25,7 +25,7 @@ training
 config
 published plan
 loaded prepared
-run imported
+run imported families
 lctx
 program
 """

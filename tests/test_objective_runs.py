@@ -205,6 +205,10 @@ def test_a_run_of_pairs_goes_on_as_if_it_had_not_stopped(texts, tmp_path):
   [
     ('masked', {'data.objective': 'causal'}, 'predicts what comes next'),
     ('masked', {'data.objective': 'spancorruption'}, 'gives pairs of texts'),
+    ('masked', {'data.objective': 'prefixlm'}, 'predicts what comes next'),
+    ('causal', {'data.objective': 'maskedlm'}, 'sees none after them'),
+    ('prefix', {'data.objective': 'causal'}, 'must not'),
+    ('prefix', {'model.pattern': 'everything'}, 'must not'),
     ('spans', {'data.objective': 'causal'}, 'gives single texts'),
     (
       'masked',

@@ -17,6 +17,7 @@ from lctx.config import load
 from lctx.data.objectives import Bart, Causal, MaskedLM, SpanCorruption
 from lctx.errors import UserError
 from lctx.interop import find, hugging_face
+from lctx.types import segment_coords
 
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / 'tests/golden/hf'
@@ -195,3 +196,36 @@ def test_a_folder_without_a_tokenizer_says_what_was_looked_for(tmp_path):
 def test_partial_is_of_a_checkpoint():
   with pytest.raises(ValueError, match=r'init\.checkpoint names none'):
     lctx.Beginning(partial=True)
+
+
+@pytest.mark.parametrize('name', ['t5', 'led'])
+def test_an_encoder_decoder_writes_what_belongs_to_a_text(
+  name, folder_of, close
+):
+  """Greedily, as one step after another of teacher forcing would."""
+  loaded = lctx.load(folder_of(name))
+  greedy = lctx.Sampling(temperature=0)
+  texts = ['the house', 'a hill is not for sale any more']
+  rows = np.stack(list(loaded.stream(texts, 6, sampling=greedy)), axis=1)
+  model, params = loaded.model, loaded.params
+  objective = loaded.config.data.objective
+  for text, row in zip(texts, rows):
+    source = np.append(loaded.codec.encode(text), objective.end)[None]
+    at = segment_coords(np.zeros_like(source, np.int32))
+    carry, _ = model.read(params, source, at)
+    own, written = {'params': model.params_of(params, 'decoder')}, []
+    for token in row[row >= 0]:
+      ids = np.array([[objective.start, *written]], np.int32)
+      at = segment_coords(np.zeros_like(ids))
+      hidden, _, _ = model.target.apply(own, ids, at, carry)
+      logits = model.target.apply(own, hidden, method='logits')[0, -1]
+      assert token == logits.argmax()
+      written.append(token)
+  assert isinstance(loaded.generate(texts[0], 3), str)
+
+
+def test_an_encoder_predicts_no_next_token(folder_of):
+  loaded = lctx.load(folder_of('bert'))
+  for ask in (loaded.generate, loaded.score, loaded.read):
+    with pytest.raises(ValueError, match='is an encoder, which predicts no'):
+      ask('the house')

@@ -143,7 +143,8 @@ def score(
 
 
 def _tokens(model: Decoder, params: Params, request: Request, segment: int):
-  reader, state = read(model, params, request.prompts, segment, request.after)
+  given = model, params, request.prompts, segment, request.after
+  reader, state = read(*given, context=request.context)
   endless = _endless(reader, state, request)
   turns = itertools.islice(endless, request.max_new_tokens)
   for turn, tokens_B in enumerate(turns):

@@ -34,7 +34,7 @@ class Objective:
   """
 
   pairs: ClassVar[bool] = False  # whether a call gives a Pair
-  sees_ahead: ClassVar[bool] = True  # whether tokens may see those after them
+  in_place: ClassVar[bool] = False  # whether a target is the token itself
 
   def __post_init__(self):
     for name, count in self.marks().items():

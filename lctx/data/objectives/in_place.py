@@ -20,8 +20,6 @@ from lctx.data.objectives.base import (
 class Causal(Objective):
   """Each token predicts the next: [n - 1] of n tokens."""
 
-  sees_ahead = False
-
   def lengths(self, count):
     return 0, count - 1
 
@@ -57,6 +55,8 @@ class MaskedLM(Objective):
   one with more tokens than are left to choose, so there may be fewer. If none
   is short enough, the first drawn is chosen all the same.
   """
+
+  in_place = True
 
   rate: float = 0.15
   masked: float = 0.8
@@ -153,8 +153,6 @@ class FillInMiddle(Objective):
   Suffix first, the share `spm_rate` of the texts that are cut:
   <prefix> <suffix> suffix <middle> prefix middle <end>.
   """
-
-  sees_ahead = False
 
   rate: float = 0.5
   spm_rate: float = 0.5
