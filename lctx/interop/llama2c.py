@@ -4,6 +4,7 @@ Its rotary pairs are neighbouring channels. A vocabulary below zero says that
 the output has a table of its own, which stands last.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,21 @@ def load(path: str | Path) -> tuple[Decoder, Params]:
     part, rest = np.split(rest, [int(np.prod(shape))])
     arrays |= _named(name, part.reshape(shape))
   return model, tables.read(arrays, llama.entries(model), {}, _is_unused)
+
+
+def as_llama(model: Decoder, params: Params) -> tuple[Decoder, Params]:
+  """The same function with channels in the order of Hugging Face's Llama.
+
+  Rotary positions turn pairs of neighbours here, and of halves there.
+  """
+  width = model.sizes().head_width
+  order = np.r_[0:width:2, 1:width:2]
+  attention = dict(params['layers']['attention'])
+  for name in ('query', 'key'):
+    attention[name] = attention[name][..., order]
+  layers = {**params['layers'], 'attention': attention}
+  position = dataclasses.replace(model.position, interleaved=False)
+  return model.clone(position=position), {**params, 'layers': layers}
 
 
 def save(path: str | Path, model: Decoder, params: Params) -> None:
