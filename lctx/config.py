@@ -210,6 +210,20 @@ def check_asked(config: Config) -> None:
     )
 
 
+def check_measured(config: Config) -> None:
+  """Raises ValueError for options of evaluation that an objective leaves."""
+  names = 'segment', 'memory', 'same_length', 'clamp', 'declared'
+  given = [x for x in names if getattr(config.eval, x) is not None]
+  given += ['compare'] if config.eval.compare else []
+  if given:
+    listed = ', '.join(f'eval.{x} = {getattr(config.eval, x)}' for x in given)
+    raise ValueError(
+      f'{listed}: of reading all of a text, which is not what data.objective = '
+      f'{type(config.data.objective).__name__.lower()} is measured by. Leave '
+      'them none, and eval.compare=false.'
+    )
+
+
 def _check_pair(config: Config) -> None:
   """Raises ValueError for an encoder-decoder that the data does not fit."""
   model, lanes = config.model, config.data
@@ -220,8 +234,17 @@ def _check_pair(config: Config) -> None:
       'carried from step to step, which an encoder-decoder does not. Set it to '
       '0.'
     )
+  if lanes.segments > 1 and not model.source.remembers:
+    raise ValueError(
+      f'data.segments = {lanes.segments} cuts what the encoder reads, and '
+      f'model.encoder.memory = {model.encoder.memory} carries nothing from one '
+      'segment to the next. Set data.segments=1 with a longer data.segment, or '
+      'give the encoder a memory, such as tokens.'
+    )
+  for side in (model.source, model.target):
+    _check_roles(side, lanes.objective)
   for side, text in (
-    (model.source, lanes.segment),
+    (model.source, lanes.length),
     (model.target, lanes.written),
   ):
     limit, name = side.position.limit, type(side).__name__.lower()
@@ -231,6 +254,11 @@ def _check_pair(config: Config) -> None:
         f'{limit}. Set data.segment shorter, or model.{name}.position.length '
         'longer.'
       )
+  if model.context == 'memory' and not lanes.alone:
+    raise ValueError(
+      'model.context = memory is of one text, but rows of data may hold '
+      'several. Set data.alone=true.'
+    )
   model.encoder.memory.check_segment(lanes.segment, 'data.segment')
 
 
@@ -263,6 +291,12 @@ def _sees_ahead(pattern: Pattern, num_heads: int) -> bool:
 
 def _check_roles(model: Decoder | Encoder, objective: Objective) -> None:
   """Raises ValueError for a pattern that would choose no token."""
+  if isinstance(objective, PrefixLM) and not model.pattern.by_role:
+    raise ValueError(
+      f'data.objective = prefixlm says which tokens are a prefix, but '
+      f'model.pattern = {model.pattern} does not look at it. In Python combine '
+      'it with ... | Prefix().'
+    )
   if model.pattern.by_role and not isinstance(objective, PrefixLM):
     raise ValueError(
       f'model.pattern = {model.pattern} chooses tokens by their role, but the '

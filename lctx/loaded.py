@@ -108,7 +108,13 @@ class Loaded:
         'Give max_new_tokens, and no `after`.'
       )
     model, objective = self.model, self._objective()
-    rows = [self._source(text, objective.end) for text in prompts]
+    limit = model.decoder.position.limit
+    if limit is not None and max_new_tokens > limit:
+      raise ValueError(
+        f'max_new_tokens = {max_new_tokens} is more than the {limit} for which '
+        'model.decoder.position has places. Ask for fewer.'
+      )
+    rows = [objective.source(self.codec.encode(text)) for text in prompts]
     reading.check_tokens(model.source, rows)
     context = pairs.context(model, self.params, rows, self.config.data.segment)
     request = decode.Request(
@@ -125,9 +131,6 @@ class Loaded:
   def _objective(self):
     """That of its training, which says what opens and ends a text."""
     return self.config.data.objective.with_ids(self.codec.size)
-
-  def _source(self, text: str | bytes, end: int) -> np.ndarray:
-    return np.append(self.codec.encode(text), end).astype(np.int32)
 
   def _check_decodes(self) -> None:
     if not isinstance(self.model, Decoder):

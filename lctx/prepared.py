@@ -175,7 +175,9 @@ def measures(name: str) -> bool:
 
 def _check_asked(valid: data.Store, config: Config) -> None:
   """Raises ValueError for what an objective cannot be measured by."""
+  configs.check_measured(config)
   lanes, metric = config.data, config.checkpoint.metric
+  lanes.objective.check_length(lanes.stretch)
   asked = type(lanes.objective).__name__.lower()
   measured = 'bits_per_token', 'token_perplexity'
   if metric not in measured:

@@ -14,6 +14,7 @@ from lctx.data.objectives import (
   Objective,
   SpanCorruption,
 )
+from lctx.evaluation.score import Evaluation
 from lctx.interop import hugging_face
 from lctx.interop.find import folder_of
 from lctx.interop.hugging_face import Pretrained
@@ -52,6 +53,7 @@ def find(name: str | Path) -> Found:
     found.model,
     lanes,
     Adam(peak=3e-5),
+    eval=Evaluation(compare=lanes.predicts_next),
     init=Beginning(str(name)),
     checkpoint=_checkpoints(lanes),
   )
@@ -79,19 +81,39 @@ def _objective(found: Pretrained, codec: data.Codec) -> Objective:
   if isinstance(found.model, Encoder):
     names = 'start', 'end', 'cls', 'sep', 'pad', 'mask'
     kept = tuple(sorted({mark(name) for name in names} - {None}))
-    return MaskedLM(mask=mark('mask'), kept=kept)
+    return MaskedLM(mask=_mask(mark), kept=kept)
   if not isinstance(found.model, EncoderDecoder):
     return Causal()
-  start, end = config.get('decoder_start_token_id'), config.get('eos_token_id')
+  start, end = _known(config, 'decoder_start_token_id', 'eos_token_id')
   if kind in ('bart', 'led'):
-    begin = config.get('bos_token_id', 0)
-    return Bart(mask=mark('mask'), begin=begin, start=start, end=end)
+    (begin,) = _known(config, 'bos_token_id')
+    return Bart(mask=_mask(mark), begin=begin, start=start, end=end)
   known = mark('sentinels') or range(codec.size + 99, codec.size - 1, -1)
   if kind == 'longt5':
     return GapSentences(mask=known[0], start=start, end=end)
   return SpanCorruption(
     sentinels=len(known), first_sentinel=known[0], start=start, end=end
   )
+
+
+def _known(config: dict, *names: str) -> list[int]:
+  """Ids of marks. Raises ValueError for one that the config does not say."""
+  for name in names:
+    if not isinstance(config.get(name), int):
+      raise ValueError(
+        f'config.json has {name} = {config.get(name)!r}, and one id is needed '
+        'to go on with its pretraining. Add it to the file.'
+      )
+  return [config[name] for name in names]
+
+
+def _mask(mark) -> int:
+  if mark('mask') is None:
+    raise ValueError(
+      'The tokenizer has no mask, which the model was pretrained with. Copy '
+      'tokenizer_config.json from where the model is.'
+    )
+  return mark('mask')
 
 
 def _marks(codec: data.Codec):

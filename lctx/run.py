@@ -105,7 +105,7 @@ def _measured(loaded: Loaded, config: Config, folder: Path, poll) -> Result:
       corpus, loaded.codec, settings.split, store_folder(config, folder)
     )
     if not config.data.predicts_next:
-      return _asked(loaded, config, store, poll)
+      return _asked(loaded, config, folder, store, poll)
     model = settings.model(model)
     check_documents(model, store)
   segment = settings.segment or config.data.segment
@@ -115,16 +115,22 @@ def _measured(loaded: Loaded, config: Config, folder: Path, poll) -> Result:
   )
   scorer = Scorer(model, loaded.params, segment)
   result = measure(scorer, store, loaded.codec, settings, title, poll)
-  if not math.isfinite(result.units.bits_per_token or 0.0):
+  _check_finite(result.units, loaded, folder)
+  return result
+
+
+def _check_finite(units: Units, loaded: Loaded, folder: Path) -> None:
+  if not math.isfinite(units.bits_per_token or 0.0):
     raise RunError(
       f'The model of step {loaded.step:,} in {folder} gives losses that are '
       'not finite, so there is nothing to report. Evaluate another step with '
       '--checkpoint, or train again with a lower optimizer.peak.'
     )
-  return result
 
 
-def _asked(loaded: Loaded, config: Config, store: data.Store, poll) -> Result:
+def _asked(
+  loaded: Loaded, config: Config, folder: Path, store: data.Store, poll
+) -> Result:
   """Of an objective other than the next token: its own loss alone."""
   settings = config.eval
   lanes = dataclasses.replace(config.data, rows=settings.rows)
@@ -138,6 +144,7 @@ def _asked(loaded: Loaded, config: Config, store: data.Store, poll) -> Result:
     settings.tokens,
     poll,
   )
+  _check_finite(found, loaded, folder)
   title = (
     f'Step {loaded.step:,}, {settings.split} split of '
     f'{_name(config.data.corpus)}: {asked}, of {lanes.stretch} tokens at a time'

@@ -71,6 +71,19 @@ def programs_go_when_they_are_many():
 
 
 @pytest.fixture
+def one_device(monkeypatch):
+  """Published rows need not divide by the eight devices that tests have.
+
+  And programs that run once are not worth optimising.
+  """
+  first = jax.devices()[:1]
+  monkeypatch.setattr(jax, 'devices', lambda: first)
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture
 def close():
   """Asserts equality within a tolerance relative to the largest entry."""
 

@@ -17,6 +17,7 @@ from lctx.training.step import make_step
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted(ROOT.glob('configs/*.py'))
+pytestmark = pytest.mark.usefixtures('one_device')
 NAMED = pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
 # `objectives` and `published` make several models: test_objective_runs.py and
 # test_published.py train them.
@@ -36,16 +37,6 @@ PUBLISHED = {
   'lm1b_base': (793_471, 357_812_082),
   'lm1b_large': (793_471, 841_295_982),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-  """Published rows need not divide by the eight devices that tests have."""
-  first = jax.devices()[:1]
-  monkeypatch.setattr(jax, 'devices', lambda: first)
-  jax.config.update('jax_disable_most_optimizations', True)  # they run once
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 def count(name, vocab):

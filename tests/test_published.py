@@ -19,6 +19,7 @@ from lctx.errors import UserError
 from lctx.interop import find, hugging_face
 from lctx.types import segment_coords
 
+pytestmark = pytest.mark.usefixtures('one_device')
 ROOT = Path(__file__).parent.parent
 CASES = ROOT / 'tests/golden/hf'
 MARKS = '[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]'
@@ -64,7 +65,7 @@ def trained(folder, text, workdir, **overrides):
   given = {
     'data.corpus': 'text',
     'data.corpus.path': text,
-    'data.rows': 8,
+    'data.rows': 2,
     'data.segment': 24,
     'train.steps': 2,
     'train.valid_tokens': 100,
@@ -123,6 +124,12 @@ def test_the_export_command_writes_what_is_read_again(folder_of, tmp_path):
   assert str(one.codec) == str(other.codec)
   done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
   assert done.returncode == 2 and 'has files already' in done.stderr
+
+
+def test_an_average_begins_with_the_same_weights(folder_of, text, tmp_path):
+  folder, options = folder_of('llama'), {'train.ema': 0.5}
+  _, result = trained(folder, text, tmp_path / 'run', **options)
+  assert np.isfinite(result.units.bits_per_byte)
 
 
 def test_weights_that_do_not_fit_are_listed(folder_of, text, tmp_path):
@@ -210,7 +217,8 @@ def test_an_encoder_decoder_writes_what_belongs_to_a_text(
   model, params = loaded.model, loaded.params
   objective = loaded.config.data.objective
   for text, row in zip(texts, rows):
-    source = np.append(loaded.codec.encode(text), objective.end)[None]
+    marks = [0] if name == 'led' else []
+    source = np.array([[*marks, *loaded.codec.encode(text), objective.end]])
     at = segment_coords(np.zeros_like(source, np.int32))
     carry, _ = model.read(params, source, at)
     own, written = {'params': model.params_of(params, 'decoder')}, []

@@ -32,11 +32,11 @@ def stretch(objective: Objective, length: int) -> int:
 def asked(
   objective: Objective,
   codec: Codec,
-  texts: Mapping[int, list[np.ndarray]],
+  texts: Mapping[int, list[tuple[int, np.ndarray]]],
   step: int,
   length: int,
 ) -> Batch:
-  """Rows of a step, by their numbers, each made of its texts.
+  """Rows of a step, by their numbers, each made of its texts, by theirs.
 
   What has no room is left out: a text is shortened until it fits its row, and
   texts of a single token say nothing.
@@ -53,14 +53,17 @@ def asked(
 
 
 def _row(objective, codec, texts, seed, limits) -> dict[str, np.ndarray]:
-  made, left = [], np.array(limits)
-  for number, text in enumerate(texts):
-    found = _fitted(objective, codec, text, (*seed, number), left)
+  made, numbers, left = [], [], np.array(limits)
+  for place, (number, text) in enumerate(texts):
+    if objective.pairs and text[0] == codec.start:
+      text = text[1:]  # pairs have marks of their own
+    found = _fitted(objective, codec, text, (*seed, place), left)
     if found is not None:
       made.append(found)
+      numbers.append(number)
       left -= _sizes(found)
   targets = [x.target if objective.pairs else x for x in made]
-  of_targets = [np.full(len(x.tokens), i) for i, x in enumerate(targets)]
+  of_targets = [np.full(len(x.tokens), i) for i, x in zip(numbers, targets)]
   row = {
     name: _filled([getattr(x, name) for x in targets], limits[1], dtype)
     for name, dtype in (
@@ -73,9 +76,9 @@ def _row(objective, codec, texts, seed, limits) -> dict[str, np.ndarray]:
   row['document'] = _filled(of_targets, limits[1], np.int32, EMPTY)
   if objective.pairs:
     sources = [x.source for x in made]
-    numbers = [np.full(len(x), i) for i, x in enumerate(sources)]
+    of_sources = [np.full(len(x), i) for i, x in zip(numbers, sources)]
     row['source'] = _filled(sources, limits[0], np.int32)
-    row['source_document'] = _filled(numbers, limits[0], np.int32, EMPTY)
+    row['source_document'] = _filled(of_sources, limits[0], np.int32, EMPTY)
   return row
 
 
@@ -103,10 +106,18 @@ def _filled(parts: list[np.ndarray], length: int, dtype, fill=0) -> np.ndarray:
   return row
 
 
-def texts_of(store: Store, places: np.ndarray) -> Iterator[np.ndarray]:
-  """The tokens at `places` of a store, cut between documents and where they
-  jump."""
-  number = np.searchsorted(store.offsets, places, 'right')
-  cut = (np.diff(number) != 0) | (np.diff(places) != 1)
-  for part in np.split(places, 1 + np.flatnonzero(cut)):
-    yield store.tokens[part].astype(np.int32)
+def texts_of(
+  store: Store, first: int, lane: int, start: int, count: int
+) -> Iterator[tuple[int, np.ndarray]]:
+  """The texts of a stretch of a lane, and their numbers along it.
+
+  Of the lane of `lane` tokens from the store's `first` on, `count` tokens from
+  `start` on. Behind its last token it begins again, with new numbers.
+  """
+  passes, place = np.divmod(start + np.arange(count), lane)
+  ends = np.searchsorted(store.offsets, [first, first + lane - 1], 'right')
+  number = np.searchsorted(store.offsets, first + place, 'right') - ends[0]
+  number = number + passes * (ends[1] - ends[0] + 1)
+  for part in np.split(np.arange(count), 1 + np.flatnonzero(np.diff(number))):
+    tokens = store.tokens[first + place[part]].astype(np.int32)
+    yield int(number[part[0]]), tokens

@@ -34,6 +34,8 @@ class Lanes:
   `folder` is where tokenised stores are kept, empty for the workdir.
   `objective` says what of it is predicted. Where that gives pairs, segments are
   those of the encoder, and its decoder writes what belongs to as much text.
+  `alone`: a row is of one document, the longest of its stretch; the others are
+  left out.
   """
 
   corpus: Stdlib | Text | JsonLines | Mixture | Tfds = dataclasses.field(
@@ -46,6 +48,7 @@ class Lanes:
   segment: int = 128
   segments: int = 1
   folder: str = ''
+  alone: bool = False
   objective: Objective = dataclasses.field(default_factory=Causal)
 
   def __post_init__(self):
@@ -55,6 +58,11 @@ class Lanes:
           f'data.{name}={getattr(self, name)} must be at least 1: a step reads '
           'rows x segments x segment tokens.'
         )
+    if self.alone and self.predicts_next:
+      raise ValueError(
+        'data.alone = true leaves out texts of a row, which data.objective = '
+        'causal reads all. Set it to false.'
+      )
 
   @property
   def length(self) -> int:
@@ -95,8 +103,13 @@ class Lanes:
       return batch(store, self.rows, self.length, step, take)
     lane, length = len(store.tokens) // self.rows, self.stretch
     rows = range(self.rows)[take]
-    places = (step * length + np.arange(length)) % lane
-    texts = {x: list(texts_of(store, x * lane + places)) for x in rows}
+    texts = {
+      row: list(texts_of(store, row * lane, lane, step * length, length))
+      for row in rows
+    }
+    if self.alone:
+      longest = {x: max(of, key=lambda y: len(y[1])) for x, of in texts.items()}
+      texts = {row: [text] for row, text in longest.items()}
     return asked(self.objective, codec, texts, step, self.length)
 
 

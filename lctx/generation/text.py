@@ -23,7 +23,7 @@ class Spelling:
 
   def add(self, token: int) -> str:
     """The characters that this token completes."""
-    return self._utf8.decode(self._codec.decode([token]) if token >= 0 else b'')
+    return self._utf8.decode(self._codec.pieces[token] if token >= 0 else b'')
 
   def end(self) -> str:
     """What was left over."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import flags
 
 import lctx
-from lctx import command
+from lctx import command, data
 from lctx.errors import UserError, checking, writable
 from lctx.interop import hugging_face
 from lctx.interop.find import folder_of
@@ -62,6 +62,14 @@ def main(overrides: command.Overrides) -> None:
         'model that it came from, or --architecture one of '
         f'{", ".join(hugging_face.FAMILIES)}.'
       )
+    if like is not None:
+      own, theirs = str(loaded.codec), str(data.published_codec(like))
+      if own != theirs:
+        raise UserError(
+          f'The model was trained with the tokenizer {own}, and --like = '
+          f'{LIKE.value} has {theirs}. Name a model with the same one, or give '
+          '--architecture alone: then no tokenizer is written.'
+        )
     given = loaded.model, loaded.params, name
     hugging_face.save(folder, *given, like=config)
   if like is not None:

@@ -127,7 +127,13 @@ def _of_longformer(options):
 
 def _of_big_bird(options):
   biases = options.take('use_bias', True)
-  options.expect('attention_type', 'original_full')
+  kind = options.take('attention_type', 'block_sparse')
+  if kind != 'original_full':
+    raise ValueError(
+      f'{options.where} has attention_type = {kind!r}, whose random blocks its '
+      'own library draws anew, so its numbers cannot be met. Set it to '
+      "'original_full', which attends to all and has the same parameters."
+    )
   options.take('block_size', 64), options.take('num_random_blocks', 3)
   return {'heads': {'bias': biases, 'out_bias': True}, 'pattern': Everything()}
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from lctx.interop.inputs import Given, Pair, Text, inputs
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry
-from lctx.memory import TransientGlobal, XLCache
+from lctx.memory import GlobalAttention, TransientGlobal, XLCache
 from lctx.models.encoder_decoder import EncoderDecoder, Side
 from lctx.models.parts import Stack
 from lctx.models.text import Decoder, Encoder
@@ -100,6 +100,8 @@ def _resolved(part: Any, width: int) -> Any:
       fields = ('stack', 'position', 'memory')
       changed = {x: _resolved(getattr(part, x), width) for x in fields}
       return dataclasses.replace(part, **changed)
+    case GlobalAttention():  # how many, and which, a file does not say
+      return dataclasses.replace(part, most=1, first=None)
     case TransientGlobal():
       return dataclasses.replace(part, position=part.scheme)
     case Stack():

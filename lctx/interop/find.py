@@ -28,7 +28,8 @@ def folder_of(name: str | Path) -> Path:
   folder = Path(name).expanduser()
   if folder.is_dir():
     return folder
-  if not re.fullmatch(r'[\w.-]+/[\w.-]+', str(name)):
+  local = folder.parent != Path() and folder.parent.is_dir()
+  if local or not re.fullmatch(r'[\w.-]+/[\w.-]+', str(name)):
     raise ValueError(
       f'There is no folder {str(name)!r}, and the name is none of the Hugging '
       'Face hub, where they are like owner/name. Give one of both.'

@@ -43,6 +43,8 @@ FAMILIES = {
 _log = logging.getLogger(__name__)
 KEPT = (
   *('bos_token_id', 'eos_token_id', 'pad_token_id', 'unk_token_id'),
+  *('sep_token_id', 'decoder_start_token_id'),
+  *('forced_bos_token_id', 'forced_eos_token_id'),
   *('max_position_embeddings', 'seq_length'),
 )
 WEIGHTS, INDEX = 'model.safetensors', 'model.safetensors.index.json'
@@ -114,6 +116,9 @@ def save(
     **family.config_of(model),
   }
   config |= {x: like[x] for x in KEPT if like and x in like}
+  for name in ('id2label', 'label2id'):  # of as many labels
+    if like and len(like.get(name) or ()) == len(config.get(name, ())):
+      config |= {name: like[name]} if name in like else {}
   arrays = tables.write(params, family.entries(model), {})
   unused = family.unused(model)
   arrays |= {x: np.zeros(shape, np.float32) for x, shape in unused.items()}

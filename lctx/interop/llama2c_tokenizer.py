@@ -27,7 +27,10 @@ def tokenizer_json(path: str | Path) -> str:
     vocabulary.setdefault(piece, i)
   marks = [
     {
-      'id': i, 'content': x, 'special': True, 'normalized': False,
+      'id': i,
+      'content': x,
+      'special': True,
+      'normalized': False,
       **dict.fromkeys(('single_word', 'lstrip', 'rstrip'), False),
     }
     for i, x in enumerate(names[:MARKS])

@@ -2,7 +2,7 @@
 
 `context` is how many tokens have a position. `parts` as for decoders; a task
 says what is asked: task=MaskedWords() of words that are hidden, TextLabels(2),
-TokenLabels(9) or Spans() of what was fine-tuned, Pooled() of a vector a text.
+TokenLabels(9) or Spans() of what was fine-tuned, States() of the states.
 """
 
 from lctx.layers.ffn import Gelu

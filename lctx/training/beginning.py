@@ -36,7 +36,7 @@ class Beginning:
       )
 
   def params(self, model: Answering | EncoderDecoder, seed: int) -> Params:
-    """Those of the checkpoint, on the host.
+    """Those of the checkpoint.
 
     Raises ValueError where they do not fit the model; the first few listed.
     """

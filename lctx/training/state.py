@@ -85,7 +85,9 @@ def with_params(state: State, params: Params, abstract: State) -> State:
     params,
     abstract.params,
   )
-  average = None if state.average is None else params
+  average = state.average
+  if average is not None:  # a copy: a step donates both
+    average = jax.tree.map(jnp.copy, params)
   return state.replace(params=params, average=average)
 
 

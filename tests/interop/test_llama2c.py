@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 from pathlib import Path
 
 import jax
@@ -9,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from tokenizers import Tokenizer
 
 from lctx import presets
 from lctx.generation import decode
 from lctx.generation.sampling import Sampling
 from lctx.interop import llama2c
+from lctx.interop.llama2c_tokenizer import tokenizer_json
 from lctx.layers.norm import RMSNorm
 from lctx.memory import XLCache
 from lctx.positions import Rope
@@ -71,7 +74,7 @@ def test_what_is_no_model_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r'model\.position = .* would come back'):
     odd = model_of(position=Rope())
     llama2c.save(path, odd, tiny.large_params(odd))
-  with pytest.raises(ValueError, match=r'model\.memory = .* plain cache'):
+  with pytest.raises(ValueError, match=r'model\.memory = .* xlcache alone'):
     odd = model.clone(memory=XLCache(24, same_length=True))
     llama2c.save(path, odd, tiny.large_params(odd))
 
@@ -92,3 +95,40 @@ def test_stories_260k_writes_and_reads_as_published(close):
   hidden, _ = tiny.loop(model, params, jnp.array([[1]], jnp.int32), [1])
   logits = model.apply({'params': params}, hidden, method='logits')
   close(logits[0, 0], np.array(golden['bos_logits']))
+
+
+def tokenizer_file(path, pieces):
+  """As llama2.c writes it: marks, bytes, then pieces with the best first."""
+  tokens = [b'<unk>', b'\n<s>\n', b'\n</s>\n']
+  tokens += [f'<0x{x:02X}>'.encode() for x in range(256)]
+  data = struct.pack('<i', 9)
+  scores = [0.0] * len(tokens) + [-float(i) for i in range(len(pieces))]
+  for score, text in zip(scores, [*tokens, *pieces]):
+    data += struct.pack('<fi', score, len(text)) + text
+  path.write_bytes(data)
+  return path
+
+
+def test_its_tokenizer_merges_the_best_pairs_first(tmp_path):
+  pieces = [b' a', b'bc', b' ab', b' abc', b' ', b'a', b'b', b'c']
+  text = tokenizer_json(tokenizer_file(tmp_path / 'tok.bin', pieces))
+  tokenizer = Tokenizer.from_str(text)
+  spelled = tokenizer.encode('abc ab\u00e9').tokens
+  assert spelled == ['\u2581abc', '\u2581ab', '<0xC3>', '<0xA9>']
+  assert (
+    tokenizer.decode(tokenizer.encode('abc ab\u00e9').ids) == 'abc ab\u00e9'
+  )
+  cut = tmp_path / 'tok.bin'
+  cut.write_bytes(cut.read_bytes()[:-1])
+  with pytest.raises(ValueError, match=r'tok\.bin is no tokenizer of llama2'):
+    tokenizer_json(cut)
+
+
+@pytest.mark.skipif(not STORIES, reason='LCTX_STORIES260K names no folder')
+def test_the_real_tokenizer_gives_the_real_ids():
+  folder = Path(STORIES)
+  tokenizer = Tokenizer.from_str(tokenizer_json(folder / 'tok512.bin'))
+  golden = json.loads((folder / 'golden.json').read_text())
+  text = (folder / 'tinystories_sample.txt').read_text()
+  want = golden['first_2049_ids'][1:]
+  assert tokenizer.encode(text).ids[: len(want)] == want

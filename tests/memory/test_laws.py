@@ -277,7 +277,7 @@ def test_what_is_compressed_is_of_one_document(name, close):
   [
     ({**grid.MEMORIES, **grid.BESIDE}, set()),
     (EVERY, {GlobalAttention, TransientGlobal}),
-    (OPERATIONS, {TransientGlobal, Together, OnLayers}),
+    (OPERATIONS, {GlobalAttention, TransientGlobal, Together, OnLayers}),
   ],
   ids=['grid', 'equations and laws', 'operations'],
 )

@@ -128,15 +128,15 @@ def test_packed_pairs_are_the_pairs_alone(name, close):
   of_target = jnp.asarray([[0] * 3 + [1] * 4], jnp.int32)
   carry, _ = model.read(params, ids[0], segment_coords(of_source))
   got = written(model, params, carry, ids[1], of_target)
-  for number, (read, write) in enumerate(
-    [(slice(0, 4), slice(0, 3)), (slice(4, 9), slice(3, 7))]
+  for read, write in (
+    (slice(0, 4), slice(0, 3)),
+    (slice(4, 9), slice(3, 7)),
   ):
     own = ids[0][:, read]
     alone = segment_coords(jnp.zeros_like(own))
     carry, _ = model.read(params, own, alone)
     want = written(model, params, carry, ids[1][:, write])
     close(got[:, write], want)
-    assert number < 2
 
 
 def test_a_stateful_encoder_reads_by_segments_what_it_reads_at_once(close):

@@ -66,6 +66,13 @@ class Objective:
     """
     raise NotImplementedError
 
+  def check_length(self, count: int) -> None:
+    """Raises ValueError where `count` tokens are too long a text for it."""
+
+  def source(self, tokens: np.ndarray) -> np.ndarray:
+    """What an encoder reads of a text as it is, int32 [s], with its marks."""
+    return np.append(tokens, self.end).astype(np.int32)
+
   def marks(self) -> dict[str, int]:
     """Fields of marks, and of how many ids each is the highest."""
     return {}

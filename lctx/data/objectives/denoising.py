@@ -93,6 +93,9 @@ class Bart(Objective):
   def wants(self):
     return ('ends',) if self.permute else ()
 
+  def source(self, tokens):
+    return np.array([self.begin, *tokens, self.end], np.int32)
+
   def lengths(self, count):
     return count + 2, count + 2
 

@@ -67,6 +67,9 @@ class SpanCorruption(Objective):
     source = with_sentinels(tokens, noisy, its.first_sentinel)
     return pair_of(source, target, start=its.start, end=its.end)
 
+  def check_length(self, count):
+    self._check_sentinels(count, counts(count, self.density, self.mean).spans)
+
   def _check_sentinels(self, length, spans):
     needed = spans + self.final_sentinel
     if needed > self.sentinels:
