@@ -13,6 +13,7 @@ from lctx.interop import hugging_face
 from lctx.models.encoder_decoder import EncoderDecoder
 from lctx.models.text import Decoder
 from lctx.optimizer import Adam
+from lctx.patterns import Causal, Prefix
 from lctx.positions import LayerPositions, Rope, T5Bias
 from lctx.positions.alibi import Alibi
 
@@ -92,9 +93,11 @@ def _architectures(prefix: str) -> list[str]:
 def _objectives(model) -> list[str]:
   found = []
   for objective in OBJECTIVES:
-    lanes = data.Lanes(segment=32, objective=objective)
+    lanes, trained = data.Lanes(segment=32, objective=objective), model
+    if isinstance(model, Decoder) and objective == objectives.PrefixLM():
+      trained = model.clone(pattern=Causal() | Prefix())  # it says so in Python
     try:
-      configs.check_asked(Config(model, lanes, Adam(1e-3)))
+      configs.check_asked(Config(trained, lanes, Adam(1e-3)))
     except ValueError:
       continue
     found.append(type(objective).__name__)

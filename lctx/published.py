@@ -18,8 +18,9 @@ from lctx.evaluation.score import Evaluation
 from lctx.interop import hugging_face
 from lctx.interop.find import folder_of
 from lctx.interop.hugging_face import Pretrained
+from lctx.memory import Memory
 from lctx.models.encoder_decoder import EncoderDecoder
-from lctx.models.text import Encoder
+from lctx.models.text import Decoder, Encoder
 from lctx.optimizer import Adam
 from lctx.training.beginning import Beginning
 
@@ -49,8 +50,11 @@ def find(name: str | Path) -> Found:
     segment=_segment(found.model),
     objective=_objective(found, codec),
   )
+  model = found.model
+  if isinstance(model, Decoder):  # each window is a text, as in pretraining
+    model = model.clone(memory=Memory())
   config = Config(
-    found.model,
+    model,
     lanes,
     Adam(peak=3e-5),
     eval=Evaluation(compare=lanes.predicts_next),
@@ -71,7 +75,9 @@ def _segment(model) -> int:
   """What all of its sides have positions for: a text is written whole."""
   pair = isinstance(model, EncoderDecoder)
   sides = (model.encoder, model.decoder) if pair else (model,)
-  return min(SEGMENT, *(x.position.limit or SEGMENT for x in sides))
+  limits = [side.position.limit for side in sides]
+  limits += [model.memory.length] if isinstance(model, Decoder) else []
+  return min(SEGMENT, *(limit or SEGMENT for limit in limits))
 
 
 def _objective(found: Pretrained, codec: data.Codec) -> Objective:

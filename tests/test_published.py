@@ -90,9 +90,9 @@ def test_a_decoder_writes_and_scores_text(folder_of):
   'name, objective',
   [
     ('llama', Causal()),
+    ('gpt2', Causal()),
     ('longformer', MaskedLM(mask=4, kept=(0, 2, 3, 4))),
     ('t5', SpanCorruption(0.15, 3.0, 4, 60, start=0, end=1)),
-    ('bart', Bart(mask=4, start=2, begin=0, end=2)),
   ],
 )
 def test_it_goes_on_with_its_own_objective_and_is_written_back(
@@ -205,20 +205,18 @@ def test_partial_is_of_a_checkpoint():
     lctx.Beginning(partial=True)
 
 
-@pytest.mark.parametrize('name', ['t5', 'led'])
-def test_an_encoder_decoder_writes_what_belongs_to_a_text(
-  name, folder_of, close
-):
+def test_an_encoder_decoder_writes_what_belongs_to_a_text(folder_of):
   """Greedily, as one step after another of teacher forcing would."""
-  loaded = lctx.load(folder_of(name))
+  loaded = lctx.load(folder_of('led'))
   greedy = lctx.Sampling(temperature=0)
   texts = ['the house', 'a hill is not for sale any more']
   rows = np.stack(list(loaded.stream(texts, 6, sampling=greedy)), axis=1)
   model, params = loaded.model, loaded.params
   objective = loaded.config.data.objective
+  assert objective == Bart(mask=4, start=2, begin=0, end=2)
   for text, row in zip(texts, rows):
-    marks = [0] if name == 'led' else []
-    source = np.array([[*marks, *loaded.codec.encode(text), objective.end]])
+    ids = loaded.codec.encode(text)
+    source = np.array([[objective.begin, *ids, objective.end]])
     at = segment_coords(np.zeros_like(source, np.int32))
     carry, _ = model.read(params, source, at)
     own, written = {'params': model.params_of(params, 'decoder')}, []

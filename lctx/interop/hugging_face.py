@@ -25,9 +25,10 @@ from lctx.interop import (
 from lctx.interop.family import Family, check_exports, check_parts
 from lctx.interop.inputs import Given
 from lctx.interop.options import Options
+from lctx.memory import Memory
 from lctx.models.encoder_decoder import EncoderDecoder
 from lctx.models.tasks import Spans, States, TextLabels, TokenLabels
-from lctx.models.text import TextModel
+from lctx.models.text import Decoder, TextModel
 from lctx.types import Array, Params
 
 FAMILIES = {
@@ -98,7 +99,8 @@ def save(
   """Writes such a folder, which `transformers` reads as its own.
 
   `like` is the config of the model it came from: ids of marks and the length
-  that it was trained to read, which a model of lctx does not know, are its own.
+  that it was trained to read, which a model of lctx does not know, are its own,
+  and so is the cache of a decoder that was trained without one.
 
   Raises:
     ValueError: a model that files of this architecture have no words for.
@@ -109,6 +111,9 @@ def save(
       f'{", ".join(FAMILIES)}.'
     )
   family, folder = FAMILIES[architecture], Path(folder)
+  if like and isinstance(model, Decoder) and model.memory == Memory():
+    before = family.model_for(Options(like, 'like'))
+    model = model.clone(memory=before.memory)
   check_parts(model, family, architecture)
   config = {
     'architectures': [architecture],
