@@ -134,7 +134,7 @@ BESIDE = {  # what is looked at beside tokens (LongT5, Longformer)
   'causal window and sums of blocks': TransientGlobal(
     3, causal=True, position=T5Bias(8, 7)
   ),
-  'window and global attention': GlobalAttention(5, first=2),
+  'window and global attention': GlobalAttention(5, bias=False, first=2),
 }
 SCORES = {
   'plain': Heads(),
