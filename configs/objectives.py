@@ -1,6 +1,6 @@
 """Each pretraining objective, on a small model of the family that has it.
 
-Claim: every objective learns, on a CPU and in minutes; docs/log.md has curves.
+Claim: each trains on a CPU in minutes; what they reach is not logged yet.
 
 Run, NAME one of causal, prefix, middle, masked, words, spans, denoising, gaps:
   python train.py --config=configs/objectives.py:NAME --workdir=runs/NAME

@@ -235,8 +235,8 @@ def load(workdir: str | Path, *, checkpoint: str | int = 'best') -> Loaded:
 
   `checkpoint`: 'best' by validation (else the latest), 'latest', or a step. A
   published model is a folder as Hugging Face's libraries write it, or the name
-  of one on their hub, 'owner/name'; that reads by segments of as many tokens as
-  it sees.
+  of one on their hub, 'owner/name'; that reads by segments of 512 tokens, or of
+  as many as it has positions for.
 
   Raises:
     UserError: nothing was trained there, no such checkpoint, or a published

@@ -146,8 +146,7 @@ def test_weights_that_do_not_fit_are_listed(folder_of, text, tmp_path):
 
 
 def test_a_memory_is_added_to_a_published_model(folder_of, text, tmp_path):
-  """What the checkpoint has not is drawn; with a zero start it changes
-  nothing."""
+  """What the checkpoint has not is drawn, and the run goes on."""
   options = {
     'model.memory': 'infini',
     'model.memory.gate': 'headgate',

@@ -1,5 +1,6 @@
 """Lanes with an objective: each document of a row is a text of its own."""
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -13,6 +14,7 @@ from lctx.types import EMPTY, Batch
 FLAGS = {'begins': word_begins, 'ends': sentence_ends}
 
 
+@functools.cache
 def stretch(objective: Objective, length: int) -> int:
   """How many tokens of a lane make a row of `length`: the most that fit.
 

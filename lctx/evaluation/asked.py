@@ -10,7 +10,7 @@ import numpy as np
 from lctx.evaluation.units import Units, units
 from lctx.models.encoder_decoder import EncoderDecoder
 from lctx.models.segments import merge, scan_segments, split
-from lctx.types import Array, Batch, Params, segment_coords
+from lctx.types import Array, Batch, Params
 
 
 def predicted(
@@ -41,7 +41,7 @@ def predicted(
 
 
 def batches_of(lanes, store, codec) -> Iterable[Batch]:
-  """One pass over a store."""
+  """One pass over a store, but for what fills no row at its end."""
   count = len(store.tokens) // lanes.rows // lanes.stretch
   return (lanes.batch(store, codec, step) for step in range(max(count, 1)))
 
@@ -52,11 +52,7 @@ def _read(
 ) -> tuple[Any, Array]:
   """The carry, and nats of every target [B, n]."""
   if isinstance(model, EncoderDecoder):
-    at = segment_coords(batch.source_document)
-    begun, _ = model.read(params, batch.source, at, segment=segment)
-    target, own = model.target, {'params': model.params_of(params, 'decoder')}
-    hidden, _, _ = target.apply(own, batch.tokens, batch.coords, begun)
-    return carry, target.apply(own, hidden, batch.targets, method='nll')
+    return carry, model.nll(params, batch, segment=segment)[0]
 
   def one(carry, part):
     own = {'params': params}

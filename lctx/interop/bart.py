@@ -8,7 +8,8 @@ from lctx import presets
 from lctx.interop.activations import activation, name_of
 from lctx.interop.family import Family, dropouts
 from lctx.interop.inputs import pair
-from lctx.interop.layers import array, into_heads, linear, norm, out_of_heads
+from lctx.interop.labels import count_of, said_of
+from lctx.interop.layers import QKV, array, attention, into_heads, linear, norm
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry, of_layers
 from lctx.interop.windows import global_attention, widths_of
@@ -124,9 +125,7 @@ def config_of(model: EncoderDecoder, names: Names) -> dict[str, Any]:
     side = model.encoder
     found['attention_window'] = widths_of(side.pattern, side.stack.depth)
   if isinstance(model.task, TextLabels):
-    labels = [f'LABEL_{i}' for i in range(model.task.labels)]
-    found['id2label'] = {str(i): x for i, x in enumerate(labels)}
-    found['label2id'] = {x: i for i, x in enumerate(labels)}
+    found |= said_of(model.task.labels)
   return found
 
 
@@ -168,25 +167,20 @@ def _layer(body):
 
 
 def _attention(body, name, leaf):
-  sizes = body.sizes()
-  shape = sizes.num_heads, sizes.head_width
-  for short, own in (('q', 'query'), ('k', 'key'), ('v', 'value')):
-    given = f'{name}.{short}_proj', own, sizes.width, shape
-    yield from into_heads(*given, bias=True, of=(leaf,))
-  given = f'{name}.out_proj', sizes.width, shape
-  yield from out_of_heads(*given, bias=True, of=(leaf,))
+  names = [f'{name}.{x}_proj' for x in ('q', 'k', 'v', 'out')]
+  return attention(body, names, leaf, bias=True)
 
 
 def _with_global(body):
   sizes, name = body.sizes(), 'self_attn.longformer_self_attn'
   shape = sizes.num_heads, sizes.head_width
-  for own in ('query', 'key', 'value'):
-    given = f'{name}.{own}', own, sizes.width, shape
-    yield from into_heads(*given, bias=True)
+  names = [f'{name}.{own}' for own in QKV]
+  yield from attention(
+    body, [*names, 'self_attn.output'], 'attention', bias=True
+  )
+  for own in QKV:
     given = f'{name}.{own}_global', f'memory_{own}', sizes.width, shape
     yield from into_heads(*given, bias=True, of=())
-  given = 'self_attn.output', sizes.width, shape
-  yield from out_of_heads(*given, bias=True)
 
 
 def _head(model):
@@ -227,12 +221,11 @@ def _words(options):
 
 
 def _text(options):
-  labels = len(options.take('id2label', {0: 0, 1: 1, 2: 2}))
-  return TextLabels(labels, of='last')
+  return TextLabels(count_of(options, 3), of='last')
 
 
 def _span(options):
-  return Spans(len(options.take('id2label', {0: 0, 1: 1})))
+  return Spans(count_of(options))
 
 
 def _parts(names: Names) -> dict[str, type]:

@@ -8,6 +8,7 @@ from lctx import presets
 from lctx.interop import inputs
 from lctx.interop.activations import activation, name_of
 from lctx.interop.family import Family
+from lctx.interop.labels import count_of, said_of
 from lctx.interop.layers import array, into_heads, linear, norm, out_of_heads
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry, of_layers
@@ -162,9 +163,7 @@ def config_of(model: Encoder, names: Names) -> dict[str, Any]:
     'tie_word_embeddings': True,
   }
   if isinstance(task, TextLabels | TokenLabels):
-    labels = [f'LABEL_{i}' for i in range(task.labels)]
-    found['id2label'] = {str(i): x for i, x in enumerate(labels)}
-    found['label2id'] = {x: i for i, x in enumerate(labels)}
+    found |= said_of(task.labels)
   if names.kind == 'longformer':
     found['attention_window'] = widths_of(model.pattern, stack.depth)
   if names.kind == 'big_bird':
@@ -277,16 +276,16 @@ def _states(options, norm, bent):
 
 
 def _text(options, norm, bent, bends: bool = False):
-  labels = len(options.take('id2label', {0: 0, 1: 1}))
+  labels = count_of(options)
   return TextLabels(labels, bent=bent) if bends else TextLabels(labels)
 
 
 def _tokens(options, norm, bent):
-  return TokenLabels(len(options.take('id2label', {0: 0, 1: 1})))
+  return TokenLabels(count_of(options))
 
 
 def _span(options, norm, bent):
-  return Spans(len(options.take('id2label', {0: 0, 1: 1})))
+  return Spans(count_of(options))
 
 
 def _inputs(given: Mapping, config: Mapping, names: Names, task: Any):

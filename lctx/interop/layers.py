@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lctx.interop.tables import Entry, same, turned
+from lctx.models.body import Body
 from lctx.models.text import Decoder
 
 QKV = 'query', 'key', 'value'
@@ -95,6 +96,18 @@ def out_of_heads(
   )
   if bias:
     yield array(f'{name}.bias', (*of, 'out_bias'), width)
+
+
+def attention(
+  body: Body, names: Sequence[str], leaf: str, *, bias: bool
+) -> Iterator[Entry]:
+  """Query, key, value and output of the attention `leaf`, by these `names`."""
+  sizes = body.sizes()
+  shape = sizes.num_heads, sizes.head_width
+  *of_qkv, out = names
+  for name, own in zip(of_qkv, QKV):
+    yield from into_heads(name, own, sizes.width, shape, bias=bias, of=(leaf,))
+  yield from out_of_heads(out, sizes.width, shape, bias=bias, of=(leaf,))
 
 
 def fused(name: str, width: int, heads: tuple[int, int]) -> list[Entry]:

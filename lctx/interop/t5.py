@@ -10,7 +10,7 @@ import numpy as np
 from lctx import presets
 from lctx.interop.family import Family
 from lctx.interop.inputs import inputs, pair
-from lctx.interop.layers import array, into_heads, linear, norm, out_of_heads
+from lctx.interop.layers import array, attention, linear, norm
 from lctx.interop.options import Options
 from lctx.interop.tables import Arrays, Entry, of_layers
 from lctx.layers.ffn import GatedFeedForward, Geglu, Gelu, Relu, Swiglu
@@ -207,13 +207,8 @@ def _layer(body, own, far):
 
 
 def _attention(body, name, leaf):
-  sizes = body.sizes()
-  shape = sizes.num_heads, sizes.head_width
-  for short, own in (('q', 'query'), ('k', 'key'), ('v', 'value')):
-    given = f'{name}.{short}', own, sizes.width, shape
-    yield from into_heads(*given, bias=False, of=(leaf,))
-  given = f'{name}.o', sizes.width, shape
-  yield from out_of_heads(*given, bias=False, of=(leaf,))
+  names = [f'{name}.{x}' for x in 'qkvo']
+  return attention(body, names, leaf, bias=False)
 
 
 def tied(model: EncoderDecoder | Encoder) -> dict[str, str]:

@@ -18,7 +18,7 @@ from lctx.models.text import Decoder, Encoder
 from lctx.models.vocabulary import Embedding
 from lctx.patterns import Pattern
 from lctx.positions import Position
-from lctx.types import Array, Coords, Params, segment_coords
+from lctx.types import Array, Batch, Coords, Params, segment_coords
 
 SIDES = 'encoder', 'decoder'
 VOCABULARY = 'vocabulary'
@@ -191,6 +191,23 @@ class EncoderDecoder:
       context = Context(merge(hidden)[:, : at.length], at)
     begun = self.target.initial(len(tokens_BS))
     return self.target.with_context(begun, context), penalties.mean()
+
+  def nll(
+    self, params: Params, batch: Batch, *, key: Array | None = None, **how
+  ) -> tuple[Array, Array]:
+    """Nats of every target of a batch of pairs [B, n], and auxiliary losses.
+
+    `key` is for dropout; `how` the source is read, `read` says.
+    """
+    read_key, write_key = (None, None) if key is None else jax.random.split(key)
+    at = segment_coords(batch.source_document)
+    begun, of_source = self.read(params, batch.source, at, key=read_key, **how)
+    target, own = self.target, {'params': self.params_of(params, 'decoder')}
+    rngs = {} if key is None else {'dropout': write_key}
+    given = own, batch.tokens, batch.coords, begun
+    hidden, _, of_target = target.apply(*given, rngs=rngs)
+    nll = target.apply(own, hidden, batch.targets, method='nll')
+    return nll, of_source + of_target
 
 
 @jax.tree_util.register_dataclass

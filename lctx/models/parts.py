@@ -101,7 +101,8 @@ class Dropout:
   """What training hides, as shares: 0 = nothing.
 
   `hidden`: of states and positions; `attention`: of its weights, but not
-  of those by which retrieval, Melodi's long memory and state cells recall;
+  of those by which retrieval, Melodi's long memory and state cells recall, nor
+  of what global tokens see;
   `memory`: of rows that lose their memory before a segment, so that reading
   without memory is something the model has met.
   """

@@ -13,7 +13,7 @@ from lctx.models.spans import clamped
 from lctx.models.text import Decoder, Encoder
 from lctx.optimizer import ema
 from lctx.training.state import State
-from lctx.types import Array, Batch, segment_coords
+from lctx.types import Array, Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,22 +162,14 @@ class _PairLoss:
 
   def __call__(self, params, carry, batch: Batch, key):
     model, settings = self.model, self.settings
-    read_key, write_key = jax.random.split(key)
-    rngs = _dropout(model, write_key)
-    begun, penalty = model.read(
+    nll, penalty = model.nll(
       params,
-      batch.source,
-      segment_coords(batch.source_document),
+      batch,
+      key=key if _dropout(model, key) else None,
       segment=self.segment,
-      key=read_key if rngs else None,
       gradient_segments=settings.gradient_segments,
     )
-    target, own = model.target, {'params': model.params_of(params, 'decoder')}
-    given = own, batch.tokens, batch.coords, begun
-    hidden, _, more = target.apply(*given, rngs=rngs)
-    nll = target.apply(own, hidden, batch.targets, method='nll')
     nats = (nll * batch.weight).sum() / jnp.maximum(self.total, 1)
-    penalty = penalty + more
     return nats + penalty, (nats, penalty, carry)
 
 
