@@ -104,10 +104,13 @@ def _measured(loaded: Loaded, config: Config, folder: Path, poll) -> Result:
     store = data.open_store(
       corpus, loaded.codec, settings.split, store_folder(config, folder)
     )
-    if not config.data.predicts_next:
-      return _asked(loaded, config, folder, store, poll)
-    model = settings.model(model)
-    check_documents(model, store)
+    if config.data.predicts_next:
+      model = settings.model(model)
+      check_documents(model, store)
+    else:
+      dataclasses.replace(config.data, rows=settings.rows).check(store)
+  if not config.data.predicts_next:
+    return _asked(loaded, config, folder, store, poll)
   segment = settings.segment or config.data.segment
   title = (
     f'Step {loaded.step:,}, {settings.split} split of {_name(corpus)}: '
@@ -135,7 +138,6 @@ def _asked(
   settings = config.eval
   lanes = dataclasses.replace(config.data, rows=settings.rows)
   asked = type(lanes.objective).__name__
-  lanes.check(store)
   found = predicted(
     loaded.model,
     loaded.params,
