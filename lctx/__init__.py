@@ -24,6 +24,7 @@ from lctx.data import (
   Text,
   Tfds,
   Words,
+  long_texts,
   objectives,
 )
 from lctx.errors import UserError
@@ -99,6 +100,7 @@ __all__ = [
   'evaluate',
   'load',
   'load_memory',
+  'long_texts',
   'memory',
   'objectives',
   'patterns',

@@ -5,8 +5,7 @@ python -m lctx.families
 
 import dataclasses
 
-from lctx import config as configs
-from lctx import data, memory, presets
+from lctx import data, fits, memory, presets
 from lctx.config import Config
 from lctx.data import objectives
 from lctx.interop import hugging_face
@@ -97,7 +96,7 @@ def _objectives(model) -> list[str]:
     if isinstance(model, Decoder) and objective == objectives.PrefixLM():
       trained = model.clone(pattern=Causal() | Prefix())  # it says so in Python
     try:
-      configs.check_asked(Config(trained, lanes, Adam(1e-3)))
+      fits.check_asked(Config(trained, lanes, Adam(1e-3)))
     except ValueError:
       continue
     found.append(type(objective).__name__)

@@ -15,8 +15,9 @@ from lctx import data, published
 from lctx.checkpoint import CheckpointError, CheckpointStore, Restored, compare
 from lctx.checksum import table
 from lctx.config import Config
+from lctx.data.long_texts import LongTexts
 from lctx.errors import UserError, checking
-from lctx.generation import decode, memory_file, pairs, reading
+from lctx.generation import decode, memory_file, reading, windows
 from lctx.generation.reading import Remembered
 from lctx.generation.sampling import Sampling
 from lctx.interop.find import is_published
@@ -58,8 +59,8 @@ class Loaded:
     encoder-decoder: what it writes of each text.
 
     Raises:
-      ValueError: a prompt that the tokenizer cannot spell, or too long a text
-        for absolute positions.
+      ValueError: a prompt that the tokenizer cannot spell, or one that is too
+        long and that `config.data.long_texts` refuses.
       UserError: `after` is the memory of another model, or what the model
         makes of the text is not finite.
     """
@@ -97,8 +98,9 @@ class Loaded:
       seed,
       after=after,
     )
-    segment = self.config.data.segment
-    return decode.generate(self.model, self.params, request, segment)
+    lanes = self.config.data
+    given = self.model, self.params, request, lanes.segment
+    return windows.write(*given, lanes.long_texts)
 
   def _written(self, prompts, max_new_tokens, sampling, seed, after):
     """What a decoder writes beside an encoder that has read each text whole."""
@@ -107,18 +109,20 @@ class Loaded:
         'An encoder-decoder reads each text whole and writes a text that ends. '
         'Give max_new_tokens, and no `after`.'
       )
-    model, objective = self.model, self._objective()
-    limit = model.decoder.position.limit
+    model, lanes = self.model, self.config.data
+    objective = lanes.objective.with_ids(self.codec.size)
+    limit = model.decoder.position.segment_limit
     if limit is not None and max_new_tokens > limit:
       raise ValueError(
         f'max_new_tokens = {max_new_tokens} is more than the {limit} for which '
         'model.decoder.position has places. Ask for fewer.'
       )
-    rows = [objective.source(self.codec.encode(text)) for text in prompts]
-    reading.check_tokens(model.source, rows)
-    context = pairs.context(model, self.params, rows, self.config.data.segment)
+    texts = [self.codec.encode(text) for text in prompts]
+    reading.check_tokens(model.source, texts)
+    asked = objective, texts, lanes.segment, lanes.long_texts
+    context = windows.context(model, self.params, *asked)
     request = decode.Request(
-      [np.array([objective.start], np.int32)] * len(rows),
+      [np.array([objective.start], np.int32)] * len(texts),
       max_new_tokens,
       sampling or Sampling(),
       seed,
@@ -127,10 +131,6 @@ class Loaded:
     )
     params = model.params_of(self.params, 'decoder')
     return decode.generate(model.target, params, request, max_new_tokens + 1)
-
-  def _objective(self):
-    """That of its training, which says what opens and ends a text."""
-    return self.config.data.objective.with_ids(self.codec.size)
 
   def _check_decodes(self) -> None:
     if not isinstance(self.model, Decoder):
@@ -150,6 +150,12 @@ class Loaded:
     model = dataclasses.replace(self.model, position=position)
     return dataclasses.replace(self, model=model)
 
+  def with_long_texts(self, policy: LongTexts) -> 'Loaded':
+    """The same, but texts that are too long for the model are read so."""
+    lanes = dataclasses.replace(self.config.data, long_texts=policy)
+    config = dataclasses.replace(self.config, data=lanes)
+    return dataclasses.replace(self, config=config)
+
   def trimmed(self) -> 'Loaded':
     """The same, with no more memory than its learned spans look at.
 
@@ -163,11 +169,14 @@ class Loaded:
   ) -> np.ndarray:
     """Nats of every token of a text, given all before it: float32 [tokens].
 
-    Raises what `generate` raises, and ValueError for a text without a token.
+    Of too long a text: of the tokens that `config.data.long_texts` reads, given
+    those before it in their window. Raises what `generate` raises, and
+    ValueError for a text without a token.
     """
     self._check_decodes()
-    ids, segment = self._ids(text, after), self.config.data.segment
-    return decode.score(self.model, self.params, ids, segment, after=after)
+    ids, lanes = self._ids(text, after), self.config.data
+    given = self.model, self.params, ids, lanes.segment
+    return windows.score(*given, lanes.long_texts, after)
 
   def read(
     self, text: str | bytes, *, after: Remembered | None = None
@@ -179,12 +188,13 @@ class Loaded:
     `declared` and `trimmed` ones included. Raises what `generate` raises.
     """
     self._check_decodes()
-    ids, segment = self._ids(text, after), self.config.data.segment
+    ids, lanes = self._ids(text, after), self.config.data
     reading.check_tokens(self.model, [ids])
-    known, text_hash = 0, ''
+    known, text_hash, limit = 0, '', self.model.length
     if after is not None:
       known, text_hash = after.tokens, after.text_hash
-    self.model.check_length(known + len(ids), 'What is read')
+    left = None if limit is None else limit - known
+    (ids,) = windows.whole(lanes.long_texts, [ids], left, int(after is None))
     with tqdm(
       total=len(ids), unit=' tokens', delay=2, disable=None, dynamic_ncols=True
     ) as bar:
@@ -193,7 +203,7 @@ class Loaded:
         jax.block_until_ready(state.step)  # or the bar would run ahead
         bar.update(tokens)
 
-      read = self.model, self.params, [ids], segment, after
+      read = self.model, self.params, [ids], lanes.segment, after
       _, state = reading.read(*read, told)
     reading.check_finite(state)
     text_hash = memory_file.grown(text_hash, ids)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from lctx import config as configs
-from lctx import data
+from lctx import data, fits
 from lctx.checkpoint import compare
 from lctx.config import Config
 from lctx.errors import checking
@@ -47,7 +47,7 @@ def prepared(config: Config, folder: Path) -> Run:
   """Everything that can be wrong with a config is found here."""
   with checking():
     configs.check_types(config)
-    configs.check_asked(config)
+    fits.check_asked(config)
     lanes, settings = config.data, config.train
     mesh = meshes.build(config.mesh)
     rules.check_rows(lanes.rows, mesh)
@@ -175,7 +175,7 @@ def measures(name: str) -> bool:
 
 def _check_asked(valid: data.Store, config: Config) -> None:
   """Raises ValueError for what an objective cannot be measured by."""
-  configs.check_measured(config)
+  fits.check_measured(config)
   lanes, metric = config.data, config.checkpoint.metric
   lanes.objective.check_length(lanes.stretch)
   asked = type(lanes.objective).__name__.lower()

@@ -75,7 +75,7 @@ def _segment(model) -> int:
   """What all of its sides have positions for: a text is written whole."""
   pair = isinstance(model, EncoderDecoder)
   sides = (model.encoder, model.decoder) if pair else (model,)
-  limits = [side.position.limit for side in sides]
+  limits = [side.position.segment_limit for side in sides]
   limits += [model.memory.length] if isinstance(model, Decoder) else []
   return min(SEGMENT, *(limit or SEGMENT for limit in limits))
 

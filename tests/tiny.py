@@ -35,7 +35,7 @@ def transformer_xl(depth=2, width=16, num_heads=2, memory_length=6, **fields):
 def large_params(model, seed=0):
   """Parameters drawn far from their start, yet activations stay near one."""
   random = np.random.default_rng(seed)
-  learned = isinstance(model.position, LearnedRelative)
+  learned = isinstance(getattr(model, 'position', None), LearnedRelative)
 
   def draw(path, leaf):
     name, values = path[-1].key, random.standard_normal(leaf.shape)

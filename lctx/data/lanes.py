@@ -14,6 +14,7 @@ from lctx.data.codec import Codec
 from lctx.data.corpora import Stdlib, Text
 from lctx.data.datasets import Tfds
 from lctx.data.json_lines import JsonLines
+from lctx.data.long_texts import LongTexts, Refuse
 from lctx.data.mixture import Mixture
 from lctx.data.objectives import Causal, Objective
 from lctx.data.store import Store
@@ -35,7 +36,9 @@ class Lanes:
   `objective` says what of it is predicted. Where that gives pairs, segments are
   those of the encoder, and its decoder writes what belongs to as much text.
   `alone`: a row is of one document, the longest of its stretch; the others are
-  left out.
+  left out. `long_texts`: what becomes of a text that is longer than the model
+  reads, where it is read whole: to write after it, to score it, to say
+  something of it. Training cuts documents into rows.
   """
 
   corpus: Stdlib | Text | JsonLines | Mixture | Tfds = dataclasses.field(
@@ -50,6 +53,7 @@ class Lanes:
   folder: str = ''
   alone: bool = False
   objective: Objective = dataclasses.field(default_factory=Causal)
+  long_texts: LongTexts = dataclasses.field(default_factory=Refuse)
 
   def __post_init__(self):
     for name in ('rows', 'segment', 'segments'):

@@ -1,6 +1,7 @@
 """Lets a trained model write on from a prompt, or from several.
 
 Run: python -m lctx.generation --workdir=DIR --prompt='Once upon a time'
+  [--config.data.long_texts=truncate|stride|carry, of prompts that are too long]
 """
 
 import os
@@ -12,7 +13,7 @@ import numpy as np
 from absl import flags
 
 import lctx
-from lctx import command
+from lctx import command, config
 from lctx.data.codec import Codec
 from lctx.errors import UserError, checking
 from lctx.generation import memory_file
@@ -57,11 +58,13 @@ SEED = flags.DEFINE_integer('seed', 0, 'the same seed writes the same text')
 
 
 def main(overrides: command.Overrides) -> None:
-  if overrides:
-    raise UserError(
-      f'--config.{next(iter(overrides))} has no effect here: a trained model '
-      'is used as it is. Leave it out; --help lists what can be set.'
-    )
+  for name in overrides:
+    if not f'{name}.'.startswith('data.long_texts.'):
+      raise UserError(
+        f'--config.{name} has no effect here: a trained model is used as it '
+        'is, but for --config.data.long_texts. Leave it out; --help lists what '
+        'else can be set.'
+      )
   with checking():
     sampling = Sampling(
       TEMPERATURE.value,
@@ -73,6 +76,8 @@ def main(overrides: command.Overrides) -> None:
     files = [Path(name).read_bytes() for name in PROMPT_FILE.value]
   prompts = [*map(os.fsencode, PROMPT.value), *files] or [b'']
   loaded = lctx.load(WORKDIR.value, checkpoint=CHECKPOINT.value)
+  changed = config.changed(loaded.config, overrides)
+  loaded = loaded.with_long_texts(changed.data.long_texts)
   after = None
   if AFTER.value is not None:
     after = lctx.load_memory(AFTER.value, loaded)

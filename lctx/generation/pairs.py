@@ -12,20 +12,22 @@ from lctx.models.encoder_decoder import EncoderDecoder
 from lctx.types import EMPTY, Array, Params, segment_coords
 
 
+def limit(model: EncoderDecoder) -> int | None:
+  """Tokens that the encoder can read of a text; None = there is no end."""
+  position = model.encoder.position
+  return position.limit if model.source.remembers else position.segment_limit
+
+
 def context(
   model: EncoderDecoder, params: Params, rows: list[np.ndarray], segment: int
 ) -> Context:
-  """Of each row of token ids; read by segments where the encoder remembers.
+  """Of each row of token ids, at most `limit(model)` of them.
 
-  Raises ValueError for a text that is longer than its positions go.
+  They are read by segments where the encoder remembers.
   """
   longest = max(len(row) for row in rows)
-  limit = model.encoder.position.limit
-  if limit is not None and longest > limit:
-    raise ValueError(
-      f'A text has {longest:,} tokens, but model.encoder.position ends after '
-      f'{limit:,}. Give shorter texts.'
-    )
+  ends = limit(model)
+  assert ends is None or longest <= ends, (longest, ends)
   width = (
     -(-longest // segment) * segment if model.source.remembers else longest
   )

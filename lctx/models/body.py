@@ -135,20 +135,25 @@ class Body(Recurrent):
     """Of initial matrices and tables."""
     return self.stack.deviation_of(self.embed.width)
 
+  @property
+  def length(self) -> int | None:
+    """Tokens of a document that can be read on and on; None = no end."""
+    return self.position.limit if self.remembers else None
+
   @nn.nowrap
   def check_length(self, tokens: int | None, what: str) -> None:
     """Raises ValueError where a document of `tokens` (None: endless) is read
     on and on, and absolute positions end before it does."""
-    limit = self.position.limit
-    if limit is None or not self.remembers:
-      return
-    if tokens is None or tokens > limit:
+    limit = self.length
+    if limit is not None and (tokens is None or tokens > limit):
       count = 'no end' if tokens is None else f'{tokens:,} tokens'
       raise ValueError(
         f'{what} has {count}, but model.position.length = {limit:,} is where '
         'positions end, and memory carries a document from segment to segment. '
-        'Set model.position.length higher, read shorter documents, or use a '
-        'relative scheme, such as model.position=relativexl.'
+        'Set model.position.length higher, read shorter documents, let '
+        'positions begin anew with each segment (model.position.restarts=true '
+        'in training, too), or use a relative scheme, such as '
+        'model.position=relativexl.'
       )
 
   @nn.nowrap

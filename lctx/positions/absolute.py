@@ -2,7 +2,9 @@
 
 Attention does not see them otherwise. They end somewhere: what a caller reads
 past the limit is refused before it is read; inside a compiled program it
-becomes NaN, never a wrong position.
+becomes NaN, never a wrong position. Those that restart count from the beginning
+of the segment, so only a segment is ever too long: so Bulatov et al. 2024 let a
+BERT with memory tokens read on.
 """
 
 import dataclasses
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 
 from lctx.positions.base import Position
 from lctx.positions.sinusoid import check_even, sinusoid
+from lctx.types import Array, Coords
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +25,13 @@ class NoPosition(Position):
 class Learned(Position):
   """A table of `length` vectors, of which token 0 has number `first`.
 
-  Those before it are no token's: RoBERTa and BART have 2 of them.
+  Those before it are no token's: RoBERTa and BART have 2 of them. `restarts`:
+  with every segment.
   """
 
   length: int
   first: int = 0
+  restarts: bool = False
 
   def __post_init__(self):
     _check_length(self)
@@ -39,12 +44,16 @@ class Learned(Position):
 
   @property
   def limit(self):
+    return None if self.restarts else self.segment_limit
+
+  @property
+  def segment_limit(self):
     return self.length - self.first
 
   def embed(self, param, x, at):
     shape, axes = (self.length, x.shape[-1]), ('positions', 'width')
     table_PD = param('table', shape, axes).astype(x.dtype)
-    row_BT = at.offset + self.first
+    row_BT = _counted(self, at) + self.first
     return x + jnp.take(table_PD, row_BT, axis=0, mode='fill')
 
 
@@ -53,25 +62,38 @@ class Sinusoidal(Position):
   """Sines and cosines of the position (Vaswani et al. 2017, section 3.5).
 
   `length` tokens at most: float32 angles are off by 1e-3 at 20,000 and by a
-  radian at 10^7.
+  radian at 10^7. `restarts`: with every segment.
   """
 
   length: int = 65_536
+  restarts: bool = False
 
   def __post_init__(self):
     _check_length(self)
 
   @property
   def limit(self):
+    return None if self.restarts else self.length
+
+  @property
+  def segment_limit(self):
     return self.length
 
   def check(self, sizes):
     check_even('model.position = sinusoidal', sizes, 'model.position=learned')
 
   def embed(self, param, x, at):
-    waves = sinusoid(at.offset, x.shape[-1])
-    inside = (at.offset < self.length)[..., None]
+    offset_BT = _counted(self, at)
+    waves = sinusoid(offset_BT, x.shape[-1])
+    inside = (offset_BT < self.length)[..., None]
     return x + jnp.where(inside, waves, jnp.nan).astype(x.dtype)
+
+
+def _counted(position: Learned | Sinusoidal, at: Coords) -> Array:
+  """Tokens [B, T] of its document before each, or of its segment's part."""
+  if position.restarts:
+    return jnp.minimum(at.offset, at.index - at.segment)
+  return at.offset
 
 
 def _check_length(position) -> None:

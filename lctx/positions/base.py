@@ -148,6 +148,11 @@ class Position:
     """Tokens of a document that have a position; None = all of them."""
     return None
 
+  @property
+  def segment_limit(self) -> int | None:
+    """Tokens of one segment that have a position; None = all of them."""
+    return self.limit
+
   def of_layers(self, depth: int) -> tuple['Position', ...]:
     """The scheme of each layer of a stack."""
     return (self,) * depth
