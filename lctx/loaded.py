@@ -20,7 +20,9 @@ from lctx.errors import UserError, checking
 from lctx.generation import decode, memory_file, reading, windows
 from lctx.generation.reading import Remembered
 from lctx.generation.sampling import Sampling
+from lctx.interop.answers import Asked, Said, answers
 from lctx.interop.find import is_published
+from lctx.interop.hugging_face import Pretrained
 from lctx.kernels.choose import Auto
 from lctx.models import spans
 from lctx.models.encoder_decoder import EncoderDecoder
@@ -35,7 +37,7 @@ class Loaded:
   """What `lctx.load` gives.
 
   A decoder writes on, scores and reads text; an encoder-decoder writes what
-  belongs to a text. What an encoder says of one, `hugging_face.outputs` gives.
+  belongs to a text. `answers` are what a published model says of texts.
   """
 
   model: Decoder | Encoder | EncoderDecoder
@@ -43,6 +45,7 @@ class Loaded:
   codec: data.Codec
   config: Config
   step: int  # of training, at which `params` were saved
+  published: Pretrained | None = None  # what was read, where it was published
 
   def generate(
     self,
@@ -137,8 +140,7 @@ class Loaded:
       kind = type(self.model).__name__.lower()
       raise ValueError(
         f'The model is an {kind}, which predicts no next token. Load a decoder '
-        'for that; lctx.interop.hugging_face.outputs gives what an encoder '
-        'says of a text.'
+        'for that; `answers` gives what a published encoder says of a text.'
       )
 
   def declared(self, length: int) -> 'Loaded':
@@ -177,6 +179,25 @@ class Loaded:
     ids, lanes = self._ids(text, after), self.config.data
     given = self.model, self.params, ids, lanes.segment
     return windows.score(*given, lanes.long_texts, after)
+
+  def answers(self, texts: list[Asked]) -> list[Said]:
+    """What a published model says of each text, or pair of them.
+
+    Labels of texts or tokens, ends of answers, states or logits: whatever its
+    head gives. Long texts are read as `config.data.long_texts` says.
+
+    Raises:
+      ValueError: a model that was trained here, a text without a token, or one
+        that is too long and refused.
+    """
+    if self.published is None:
+      raise ValueError(
+        'Only a published model knows the marks of its texts. Write this one '
+        'with `python -m lctx.interop export`, and load that folder.'
+      )
+    same = self.published._replace(model=self.model, params=self.params)
+    lanes = self.config.data
+    return answers(same, self.codec, texts, lanes.long_texts, lanes.segment)
 
   def read(
     self, text: str | bytes, *, after: Remembered | None = None
@@ -278,9 +299,8 @@ def _published(name: str | Path) -> Loaded:
   """With its own tokenizer, and the config that trains it on."""
   found = published.find(name)
   params = found.model.params
-  return Loaded(
-    _runnable(found.model.model), params, found.codec, found.config, 0
-  )
+  model = _runnable(found.model.model)
+  return Loaded(model, params, found.codec, found.config, 0, found.model)
 
 
 def load_memory(path: str | Path, loaded: Loaded) -> Remembered:

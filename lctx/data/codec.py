@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -18,6 +18,15 @@ _log = logging.getLogger(__name__)
 FILE = 'tokenizer.json'
 NO_NAME = 'the given text'  # of text that is no document
 _SAVED = {'kind', 'source', 'hash', 'state'}
+
+
+class Around(NamedTuple):
+  """Ids of marks around a text, or around two that belong together."""
+
+  before: list[int]
+  between: list[int]
+  after: list[int]
+  second: int = 0  # type of the tokens of a second text, and of its end
 
 
 class Codec:
@@ -52,6 +61,10 @@ class Codec:
 
   def decode(self, ids) -> bytes:
     return b''.join(self.pieces[i] for i in np.asarray(ids).reshape(-1))
+
+  def around(self, pair: bool) -> 'Around':
+    """The marks that a whole text is read in, or two of them."""
+    return Around([self.start], [], [])
 
   def stream(
     self, blocks: Iterable[bytes], name: str = NO_NAME

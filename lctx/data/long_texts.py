@@ -52,9 +52,14 @@ class LongTexts:
     return 0
 
   def parts(
-    self, counts: list[int], room: int | None, what: str, ahead: bool
+    self,
+    counts: list[int],
+    rooms: list[int | None],
+    what: str,
+    *,
+    ahead: bool,
   ) -> list[list[Part]]:
-    """How texts of so many tokens are read, `room` of them at once.
+    """How texts of so many tokens are read, as many at once as have room.
 
     `ahead`: a token's states depend on those after it, too. The log says
     what becomes of how many, `what` they are.
@@ -62,18 +67,20 @@ class LongTexts:
     Raises:
       ValueError: a long text that cannot be read so.
     """
-    long = [] if room is None else [n for n in counts if n > room]
+    given = list(zip(counts, rooms, strict=True))
+    long = [x for x in given if _is_long(*x)]
     if not long:
       return [[_whole(n)] for n in counts]
+    longest, room = max(long, key=lambda x: x[0] - x[1])
     said = (
-      f'{len(long)} of {len(counts)} {what} have more than the {room:,} tokens '
-      f'that there is room for, the longest {max(long):,}'
+      f'{len(long)} of {len(counts)} {what} are longer than there is room for: '
+      f'one has {longest:,} tokens where {max(room, 0):,} have'
     )
     if room < 1:
       raise ValueError(f'{said}. Ask for less beside them.')
     try:
       made = [
-        self._cut(n, room, ahead) if n > room else [_whole(n)] for n in counts
+        self._cut(*x, ahead) if _is_long(*x) else [_whole(x[0])] for x in given
       ]
     except ValueError as error:
       raise ValueError(f'{said}. {error}') from error
@@ -198,6 +205,10 @@ class Carry(LongTexts):
       'data.long_texts = carry wants positions without an end. Use relative '
       'ones, or model.position.restarts=true.'
     )
+
+
+def _is_long(count: int, room: int | None) -> bool:
+  return room is not None and count > room
 
 
 def _whole(count: int) -> Part:

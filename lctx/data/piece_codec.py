@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 import sentencepiece
 
-from lctx.data.codec import NO_NAME, Codec, as_text
+from lctx.data.codec import NO_NAME, Around, Codec, as_text
 from lctx.data.documents import BLOCK, lines
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,18 @@ class PieceCodec(Codec):
         'this SentencePiece model changes the text it reads (spaces, newlines '
         'or rare characters): decoding does not give it back'
       )
+
+  def around(self, pair):
+    """Those of the model it came with: BERT's where it has them, Llama's where
+    it opens texts, else T5's."""
+    named = [self._pieces.piece_to_id(x) for x in ('[CLS]', '[SEP]')]
+    if self._pieces.unk_id() not in named:
+      opens, ends = named
+      return Around([opens], [ends], [ends], second=1)
+    opens, ends = self._pieces.bos_id(), self._pieces.eos_id()
+    if opens >= 0 or ends < 0:
+      return super().around(pair)
+    return Around([], [ends], [ends])
 
   def stream(
     self, blocks: Iterable[bytes], name: str = NO_NAME

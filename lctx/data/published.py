@@ -10,7 +10,7 @@ from typing import Self
 
 import numpy as np
 
-from lctx.data.codec import NO_NAME, Codec, Tokenizer, as_text
+from lctx.data.codec import NO_NAME, Around, Codec, Tokenizer, as_text
 from lctx.data.documents import digest
 from lctx.data.piece_codec import PieceCodec
 from lctx.data.published_files import LAYOUTS, from_text, layout_of, read
@@ -67,6 +67,17 @@ class PublishedCodec(Codec):
       return super().decode(ids)
     listed = np.asarray(ids).reshape(-1).tolist()
     return self._tokenizer.decode(listed, skip_special_tokens=True).encode()
+
+  def around(self, pair):
+    """What the library puts around a text, or two."""
+    encoded = self._tokenizer.encode(*(['x', 'x'] if pair else ['x']))
+    ids, of = encoded.ids, encoded.sequence_ids  # None = a mark
+    first, last = of.index(0), len(of) - of[::-1].index(int(pair))
+    between = [
+      x for x, at in zip(ids[first:last], of[first:last]) if at is None
+    ]
+    second = encoded.type_ids[last - 1]
+    return Around(ids[:first], between, ids[last:], second)
 
   def stream(
     self, blocks: Iterable[bytes], name: str = NO_NAME

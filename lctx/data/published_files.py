@@ -31,6 +31,9 @@ _CLASSES = {
 }
 
 
+SIDES = 'sep', 'cls'
+
+
 def layout_of(folder: Path) -> str:
   """The first file of the layout in which the folder holds a tokenizer.
 
@@ -103,6 +106,10 @@ def _word_piece(folder: Path):
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
   tokenizer.decoder = tokenizers.decoders.WordPiece()
   _add_usual(tokenizer)
+  around = [content_of(said.get(f'{x}_token', USUAL[x][0])) for x in SIDES]
+  if {*around} <= vocabulary.keys():
+    ends = [(mark, vocabulary[mark]) for mark in around]
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(*ends)
   return tokenizer
 
 

@@ -30,7 +30,7 @@ def whole(
   """
   found = policy.parts(
     [len(row) - marks for row in rows],
-    policy.room(limit, marks),
+    [policy.room(limit, marks)] * len(rows),
     'texts',
     ahead=False,
   )
@@ -134,7 +134,7 @@ def score(
   limit = None if model.length is None else model.length - known + 1
   text = ids[marks:]
   (parts,) = policy.parts(
-    [len(text)], policy.room(limit, marks), 'texts', ahead=False
+    [len(text)], [policy.room(limit, marks)], 'texts', ahead=False
   )
   if len(parts) > 1 and after is not None:
     raise ValueError(
@@ -167,7 +167,7 @@ def context(
   limit = pairs.limit(model)
   found = policy.parts(
     [len(text) for text in texts],
-    policy.room(limit, marks),
+    [policy.room(limit, marks)] * len(texts),
     'texts',
     ahead=True,
   )

@@ -26,6 +26,7 @@ from lctx.interop.family import Family, check_exports, check_parts
 from lctx.interop.inputs import Given
 from lctx.interop.options import Options
 from lctx.memory import Memory
+from lctx.models.carry import ModelCarry
 from lctx.models.encoder_decoder import EncoderDecoder
 from lctx.models.tasks import Spans, States, TextLabels, TokenLabels
 from lctx.models.text import Decoder, TextModel
@@ -143,30 +144,52 @@ def outputs(published: Pretrained, given: Given) -> dict[str, Array]:
   `attention_mask`, `token_type_ids`, `global_attention_mask`. It is read in one
   window. To compare, or to see what a model says of a text.
   """
-  _, model, params, config = published
-  family = FAMILIES[published.architecture]
-  read = family.inputs(given, config)
+  read = placed(published, given)
+  return said(published.model, published.params, read)[0]
+
+
+def placed(published: Pretrained, given: Given) -> Any:
+  """What it is given as its model reads it: a Text, or a Pair of them."""
+  return FAMILIES[published.architecture].inputs(given, published.config)
+
+
+def of_texts(model: TextModel | EncoderDecoder) -> set[str]:
+  """The outputs that have one row a text, and not one a token."""
+  return {'pooler_output'} | (
+    {'logits'} if isinstance(model.task, TextLabels) else set()
+  )
+
+
+def said(
+  model: TextModel | EncoderDecoder,
+  params: Params,
+  read: Any,
+  carry: ModelCarry | None = None,
+) -> tuple[dict[str, Array], ModelCarry]:
+  """The outputs, and the carry after them; `carry` is what was read before."""
   if isinstance(model, EncoderDecoder):
     carry, _ = model.read(params, *read.source)
     model, params = model.target, model.params_of(params, 'decoder')
     tokens, at = read.target
   else:
-    (tokens, at), carry = read, model.initial(len(read.tokens))
+    tokens, at = read
+    carry = model.initial(len(tokens)) if carry is None else carry
   variables = {'params': params}
-  hidden, _, _ = model.apply(variables, tokens, at, carry)
+  hidden, carry, _ = model.apply(variables, tokens, at, carry)
   answers = model.apply(variables, hidden, at, method='answers')
   match model.task:
     case States(pooled=True):
-      return {'last_hidden_state': hidden, 'pooler_output': answers}
+      found = {'last_hidden_state': hidden, 'pooler_output': answers}
     case States():
-      return {'last_hidden_state': answers}
+      found = {'last_hidden_state': answers}
     case Spans():
-      return dict(
-        zip(('start_logits', 'end_logits'), jnp.moveaxis(answers, 2, 0))
-      )
+      ends = jnp.moveaxis(answers, 2, 0)
+      found = dict(zip(('start_logits', 'end_logits'), ends))
     case TextLabels() | TokenLabels():
-      return {'logits': answers}
-  return {'logits': model.apply(variables, hidden, method='logits')}
+      found = {'logits': answers}
+    case _:
+      found = {'logits': model.apply(variables, hidden, method='logits')}
+  return found, carry
 
 
 def config_in(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from lctx.data.long_texts import Carry, Refuse, Stride, Truncate
 
 
 def read(policy, count, room, ahead=False):
-  (parts,) = policy.parts([count], room, 'texts', ahead)
+  (parts,) = policy.parts([count], [room], 'texts', ahead=ahead)
   return [
     ''.join('#' if counts else '+' for counts in np.asarray(part.counts)).rjust(
       part.place[0] + len(part.place), '.'
@@ -42,7 +42,7 @@ def test_windows_read_every_token_and_count_it_once(overlap, ahead):
   for room in (1, 2, 5, 7):
     for count in range(1, 30):
       policy = Stride(overlap=overlap)
-      (parts,) = policy.parts([count], room, 'texts', ahead)
+      (parts,) = policy.parts([count], [room], 'texts', ahead=ahead)
       counted = np.concatenate([part.place[part.counts] for part in parts])
       assert counted.tolist() == list(range(count))
       for place, _ in parts:
@@ -54,7 +54,7 @@ def test_what_has_room_is_read_whole_and_nothing_is_said(caplog):
   caplog.set_level(logging.INFO)
   for policy in (Refuse(), Truncate(), Stride(), Carry()):
     for room in (8, None):
-      made = policy.parts([3, 8], room, 'texts', False)
+      made = policy.parts([3, 8], [room] * 2, 'texts', ahead=False)
       assert [[len(part.place) for part in parts] for parts in made] == [
         [3],
         [8],
@@ -63,11 +63,11 @@ def test_what_has_room_is_read_whole_and_nothing_is_said(caplog):
 
 
 def test_what_is_not_read_is_counted(caplog):
-  Truncate(cut='head').parts([3, 9, 12], 8, 'prompts', False)
-  Stride(overlap=0.5).parts([3, 9, 12], 8, 'prompts', False)
+  Truncate(cut='head').parts([3, 9, 12], [8, 8, 8], 'prompts', ahead=False)
+  Stride(overlap=0.5).parts([3, 9, 12], [8, 8, 8], 'prompts', ahead=False)
   begins = (
-    '2 of 3 prompts have more than the 8 tokens that there is room for, the '
-    'longest 12. data.long_texts = '
+    '2 of 3 prompts are longer than there is room for: one has 12 tokens where '
+    '8 have. data.long_texts = '
   )
   assert caplog.messages == [
     f"{begins}Truncate(length=None, cut='head'): 19 of 24 tokens are read, in "
@@ -78,12 +78,12 @@ def test_what_is_not_read_is_counted(caplog):
 
 
 def test_refused_texts_say_how_long_they_are_and_what_to_choose():
-  with pytest.raises(ValueError, match=r'1 of 2 texts .* longest 9.*truncate'):
-    Refuse().parts([3, 9], 8, 'texts', False)
-  with pytest.raises(ValueError, match=r'longest 9.*model\.position\.restarts'):
-    Carry().parts([3, 9], 8, 'texts', False)
+  with pytest.raises(ValueError, match=r'1 of 2 texts .* 9 tokens.*truncate'):
+    Refuse().parts([3, 9], [8, 8], 'texts', ahead=False)
+  with pytest.raises(ValueError, match=r'9 tokens.*model\.position\.restarts'):
+    Carry().parts([3, 9], [8, 8], 'texts', ahead=False)
   with pytest.raises(ValueError, match='Ask for less'):
-    Truncate().parts([3], 0, 'texts', False)
+    Truncate().parts([3], [0], 'texts', ahead=False)
 
 
 def test_a_length_of_its_own_counts_marks():

@@ -33,7 +33,7 @@ def loaded_of(policy, **fields):
 
 
 def test_a_long_prompt_is_refused_or_shortened_by_as_much_as_it_must_be():
-  with pytest.raises(ValueError, match=r'1 of 2 texts .* 13 tokens .* 62'):
+  with pytest.raises(ValueError, match='one has 62 tokens where 13 have'):
     loaded_of(Refuse()).generate(['The', TEXT], 6)
   for cut, left in (
     ('tail', TEXT[:13]),
@@ -86,7 +86,7 @@ def test_a_text_is_scored_in_windows_that_score_each_token_once(close):
 def test_what_is_left_out_is_not_scored(close):
   loaded, plain = loaded_of(Truncate(cut='middle')), loaded_of(Refuse())
   close(loaded.score(TEXT), plain.score(TEXT[:10] + TEXT[-10:]))
-  with pytest.raises(ValueError, match='longest 62'):
+  with pytest.raises(ValueError, match='one has 62 tokens where 20 have'):
     plain.score(TEXT)
 
 
@@ -178,7 +178,7 @@ def test_windows_without_overlap_are_their_own_texts_side_by_side(model, close):
 
 def test_a_source_is_refused_shortened_or_carried():
   text = np.asarray(tiny.some_ids(1, 40, 25)[0])
-  with pytest.raises(ValueError, match=r'18 tokens .* longest 40'):
+  with pytest.raises(ValueError, match='one has 40 tokens where 18 have'):
     context(BART, [text], Refuse())
   got = context(BART, [text], Truncate(cut='head'))
   want = context(BART, [text[-18:]], Refuse())
