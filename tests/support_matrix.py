@@ -32,7 +32,9 @@ The suite runs a cover in which any two entries meet whose terms of logits
 differ in more than numbers, so not every stretch of RoPE. With every memory it
 has every position and every pattern (XL's cache is that of whole models). Those
 that can all be in one model ({several}) meet them there, and alone take kinds
-of positions in turn, as do two memories in one model.
+of positions in turn, as do two memories in one model. Five that say themselves
+what is seen have a position of every kind, and each other position with one of
+them.
 
 {passed:,} cells passed, {failed:,} failed, {left:,} were not run. The last run
 was of {date}: {where}.

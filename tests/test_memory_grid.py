@@ -6,10 +6,11 @@ gives alone; and token by token, as generation reads, a model gives the same
 losses. Patterns that look ahead have no decoding: a token would see what is not
 there yet.
 
-The suite has every memory with every pattern and with every position. Six of
-them meet these together, in one model that has them all, and alone take kinds
-of positions in turn, as do two in one model. `pytest -m grid` has all pairs of
-each.
+The suite has every memory with every pattern, and with every position or every
+kind of them. Six memories meet these together, in one model that has them all,
+and alone take kinds of positions in turn, as do two in one model. Five say
+themselves what is seen and cannot be joined: each has one position of every
+kind, and the others meet one of the five. `pytest -m grid` has all pairs.
 
 RoPE's stretches differ in the angles of their scores, so what their models make
 of these is given to the program of plain RoPE. With XL's cache each has its own
@@ -33,7 +34,7 @@ from lctx.generation.reading import Reader, unread
 from lctx.memory import OnLayers, Together
 from lctx.models.segments import scan_segments, split
 from lctx.patterns import Causal
-from lctx.positions import Rope, Sinusoidal
+from lctx.positions import Plain, Rope, Sinusoidal
 from lctx.types import EMPTY, segment_coords
 
 ROWS, BEGINS = 2, 7
@@ -43,6 +44,7 @@ ALONE = np.where(DOCUMENT == 1, 1, EMPTY)
 KINDS = [name for name in grid.KINDS if name != 't5']  # both ways has its terms
 UNREAD = [name for name in grid.POSITIONS if name not in grid.READ]
 OTHERS = [name for name in grid.MEMORIES if name != 'xl']  # test_grid has that
+OF_EVERY_KIND = 'learned', 'sinusoidal', 't5', 'xl', 'rope'
 # In which layers differ, or one reads what the one below made. Others have one:
 # of two layers each is in the laws, and each kind of position in `test_grid`.
 OF_TWO_LAYERS = 'melodi', 'xl, and a state cell above'
@@ -158,11 +160,24 @@ def of_suite():
   in_turn = [x for x in OTHERS if is_two(x) or x in grid.SEVERAL]
   alone = [x for x in OTHERS if x not in in_turn]
   several = grid.several_cells(positions)
+  few = [x for x in positions if x in OF_EVERY_KIND or is_stretched(x)]
+  rest = [x for x in positions if x not in few]
+  whole = [x for x in alone if x in grid.WHOLE]
+  own = grid.memory_cells(memories=[x for x in alone if x not in whole])
+  for turn, name in enumerate(whole):
+    its = [*few, *rest[turn :: len(whole)]]
+    own += grid.memory_cells(its, memories=[name])
   return [
-    *grid.with_memory(grid.memory_cells(positions, memories=alone) + several),
+    *grid.with_memory(own + several),
     *((x, 'causal', y) for x, y in zip(itertools.cycle(KINDS), in_turn)),
     *grid.memory_cells(UNREAD, ['causal'], ['xl']),
   ]
+
+
+def is_stretched(position):
+  """Whether it shares the program of plain RoPE."""
+  found = grid.POSITIONS[position]
+  return isinstance(found, Rope) and found.stretch != Plain()
 
 
 def pytest_generate_tests(metafunc):

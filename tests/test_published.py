@@ -89,7 +89,6 @@ def test_a_decoder_writes_and_scores_text(folder_of):
 @pytest.mark.parametrize(
   'name, objective',
   [
-    ('llama', Causal()),
     ('gpt2', Causal()),
     ('longformer', MaskedLM(mask=4, kept=(0, 2, 3, 4))),
     ('t5', SpanCorruption(0.15, 3.0, 4, 60, start=0, end=1)),
