@@ -24,7 +24,7 @@ from lctx.errors import checking
 from lctx.evaluation.score import Evaluation
 from lctx.fields import check, fields_of
 from lctx.models.encoder_decoder import EncoderDecoder
-from lctx.models.tasks import MaskedWords, Words
+from lctx.models.tasks import Words
 from lctx.models.text import Decoder, Encoder
 from lctx.optimizer import Optimizer
 from lctx.overrides import from_json, override, to_json
@@ -203,7 +203,7 @@ def check_asked(config: Config) -> None:
       'model = decoder sees none after them. Use data.objective=causal, or an '
       'encoder.'
     )
-  if not isinstance(config.model.task, Words | MaskedWords):
+  if not isinstance(config.model.task, Words):
     raise ValueError(
       f'model.task = {config.model.task} asks for no words, which is all that '
       'data.objective trains. Use words, or maskedwords for an encoder.'
