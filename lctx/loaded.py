@@ -23,6 +23,7 @@ from lctx.interop.find import is_published
 from lctx.kernels.choose import Auto
 from lctx.models import spans
 from lctx.models.encoder_decoder import EncoderDecoder
+from lctx.models.tasks import Words
 from lctx.models.text import Decoder, Encoder
 from lctx.types import Params
 
@@ -88,6 +89,7 @@ class Loaded:
     Raises what `generate` raises.
     """
     if isinstance(self.model, EncoderDecoder):
+      self._check_words()
       return self._written(prompts, max_new_tokens, sampling, seed, after)
     self._check_decodes()
     request = decode.Request(
@@ -132,6 +134,14 @@ class Loaded:
     """That of its training, which says what opens and ends a text."""
     return self.config.data.objective.with_ids(self.codec.size)
 
+  def _check_words(self) -> None:
+    if not isinstance(self.model.task, Words):
+      raise ValueError(
+        f'model.task = {self.model.task} asks for no words, so nothing is '
+        'written or scored. Load a model that predicts them; '
+        'lctx.interop.hugging_face.outputs gives what this one says of a text.'
+      )
+
   def _check_decodes(self) -> None:
     if not isinstance(self.model, Decoder):
       kind = type(self.model).__name__.lower()
@@ -140,6 +150,7 @@ class Loaded:
         'for that; lctx.interop.hugging_face.outputs gives what an encoder '
         'says of a text.'
       )
+    self._check_words()
 
   def declared(self, length: int) -> 'Loaded':
     """The same, for texts of `length` tokens, read and written, in all.

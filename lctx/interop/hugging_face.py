@@ -18,6 +18,7 @@ from lctx.interop import (
   gemma,
   gpt2,
   gpt_neox,
+  heads,
   llama,
   t5,
   tables,
@@ -27,18 +28,22 @@ from lctx.interop.inputs import Given
 from lctx.interop.options import Options
 from lctx.memory import Memory
 from lctx.models.encoder_decoder import EncoderDecoder
-from lctx.models.tasks import Spans, States, TextLabels, TokenLabels
+from lctx.models.tasks import Spans, States, Words
 from lctx.models.text import Decoder, TextModel
 from lctx.types import Array, Params
 
-FAMILIES = {
-  **bart.FAMILIES,
-  **bert.FAMILIES,
+_DECODERS = {
   **bloom.FAMILIES,
   **gemma.FAMILIES,
   **gpt2.FAMILIES,
   **gpt_neox.FAMILIES,
   **llama.FAMILIES,
+}
+FAMILIES = {
+  **bart.FAMILIES,
+  **bert.FAMILIES,
+  **_DECODERS,
+  **heads.of_decoders(_DECODERS),
   **t5.FAMILIES,
 }
 _log = logging.getLogger(__name__)
@@ -145,9 +150,10 @@ def outputs(published: Pretrained, given: Given) -> dict[str, Array]:
   """
   _, model, params, config = published
   family = FAMILIES[published.architecture]
-  read = family.inputs(given, config)
+  read, found = family.inputs(given, config), {}
   if isinstance(model, EncoderDecoder):
     carry, _ = model.read(params, *read.source)
+    found['encoder_last_hidden_state'] = carry.context.x[0]
     model, params = model.target, model.params_of(params, 'decoder')
     tokens, at = read.target
   else:
@@ -156,17 +162,17 @@ def outputs(published: Pretrained, given: Given) -> dict[str, Array]:
   hidden, _, _ = model.apply(variables, tokens, at, carry)
   answers = model.apply(variables, hidden, at, method='answers')
   match model.task:
+    case Words():
+      found['logits'] = model.apply(variables, hidden, method='logits')
     case States(pooled=True):
-      return {'last_hidden_state': hidden, 'pooler_output': answers}
+      found |= {'last_hidden_state': hidden, 'pooler_output': answers}
     case States():
-      return {'last_hidden_state': answers}
+      found['last_hidden_state'] = answers
     case Spans():
-      return dict(
-        zip(('start_logits', 'end_logits'), jnp.moveaxis(answers, 2, 0))
-      )
-    case TextLabels() | TokenLabels():
-      return {'logits': answers}
-  return {'logits': model.apply(variables, hidden, method='logits')}
+      found['start_logits'], found['end_logits'] = jnp.moveaxis(answers, 2, 0)
+    case _:
+      found['logits'] = answers
+  return found
 
 
 def config_in(folder: Path) -> dict[str, Any]:
