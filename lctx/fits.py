@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lctx.data.lanes import Lanes
 from lctx.data.objectives import Objective, PrefixLM
 from lctx.models.encoder_decoder import EncoderDecoder
-from lctx.models.tasks import MaskedWords, Words
+from lctx.models.tasks import Words
 from lctx.models.text import Decoder, Encoder, TextModel
 from lctx.patterns import Causal, Pattern
 from lctx.patterns.base import visible
@@ -89,7 +89,7 @@ def check_asked(config: Any) -> None:
       'model = decoder sees none after them. Use data.objective=causal, or an '
       'encoder.'
     )
-  if not isinstance(config.model.task, Words | MaskedWords):
+  if not isinstance(config.model.task, Words):
     raise ValueError(
       f'model.task = {config.model.task} asks for no words, which is all that '
       'data.objective trains. Use words, or maskedwords for an encoder.'

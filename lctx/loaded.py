@@ -26,6 +26,7 @@ from lctx.interop.hugging_face import Pretrained
 from lctx.kernels.choose import Auto
 from lctx.models import spans
 from lctx.models.encoder_decoder import EncoderDecoder
+from lctx.models.tasks import Words
 from lctx.models.text import Decoder, Encoder
 from lctx.types import Params
 
@@ -92,6 +93,7 @@ class Loaded:
     Raises what `generate` raises.
     """
     if isinstance(self.model, EncoderDecoder):
+      self._check_words()
       return self._written(prompts, max_new_tokens, sampling, seed, after)
     self._check_decodes()
     request = decode.Request(
@@ -135,6 +137,14 @@ class Loaded:
     params = model.params_of(self.params, 'decoder')
     return decode.generate(model.target, params, request, max_new_tokens + 1)
 
+  def _check_words(self) -> None:
+    if not isinstance(self.model.task, Words):
+      raise ValueError(
+        f'model.task = {self.model.task} asks for no words, so nothing is '
+        'written or scored. Load a model that predicts them; `answers` gives '
+        'what this one says of a text.'
+      )
+
   def _check_decodes(self) -> None:
     if not isinstance(self.model, Decoder):
       kind = type(self.model).__name__.lower()
@@ -142,6 +152,7 @@ class Loaded:
         f'The model is an {kind}, which predicts no next token. Load a decoder '
         'for that; `answers` gives what a published encoder says of a text.'
       )
+    self._check_words()
 
   def declared(self, length: int) -> 'Loaded':
     """The same, for texts of `length` tokens, read and written, in all.

@@ -255,6 +255,7 @@ def test_a_run_of_pairs_goes_on_as_if_it_had_not_stopped(texts, tmp_path):
       r'model\.encoder\.position ends after',
     ),
     ('masked', {'model.task': 'spans'}, 'asks for no words'),
+    ('masked', {'model.task': 'task'}, r'task is no part .* Did you mean'),
   ],
 )
 def test_what_does_not_fit_together_is_told(

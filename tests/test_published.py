@@ -17,6 +17,7 @@ from lctx.config import load
 from lctx.data.objectives import Bart, Causal, MaskedLM, SpanCorruption
 from lctx.errors import UserError
 from lctx.interop import find, hugging_face
+from lctx.models.text import Decoder
 from lctx.types import segment_coords
 
 pytestmark = pytest.mark.usefixtures('one_device')
@@ -84,6 +85,16 @@ def test_a_decoder_writes_and_scores_text(folder_of):
   loaded = lctx.load(folder_of('llama'))
   assert loaded.generate('the house', 5) == loaded.generate('the house', 5)
   assert np.isfinite(loaded.score('a house on a hill')).all()
+
+
+@pytest.mark.parametrize('name', ['llama_model', 'gpt2_texts', 't5_texts'])
+def test_what_predicts_no_words_writes_none(name, folder_of):
+  loaded = lctx.load(folder_of(name))
+  with pytest.raises(ValueError, match='asks for no words'):
+    loaded.generate('the house', 5)
+  if isinstance(loaded.model, Decoder):
+    with pytest.raises(ValueError, match='asks for no words'):
+      loaded.score('a house on a hill')
 
 
 @pytest.mark.parametrize(

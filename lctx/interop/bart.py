@@ -1,14 +1,13 @@
 """BART and LED as Hugging Face names them."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lctx import presets
 from lctx.interop.activations import activation, name_of
 from lctx.interop.family import Family, dropouts
+from lctx.interop.heads import BODY, SPAN, of_end_mark, with_head
 from lctx.interop.inputs import pair
-from lctx.interop.labels import count_of, said_of
 from lctx.interop.layers import QKV, array, attention, into_heads, linear, norm
 from lctx.interop.options import Options
 from lctx.interop.tables import Entry, of_layers
@@ -18,7 +17,6 @@ from lctx.memory import GlobalAttention, Memory
 from lctx.models.body import Body
 from lctx.models.encoder_decoder import SIDES, EncoderDecoder
 from lctx.models.parts import Dropout
-from lctx.models.tasks import Spans, TextLabels, Words
 from lctx.patterns import LayerPatterns, Window
 from lctx.positions import Learned
 
@@ -43,7 +41,7 @@ class Names(NamedTuple):
 BART, LED = Names('bart', 'model.', 2), Names('led', 'led.', 0)
 
 
-def model_for(options: Options, names: Names, task: Callable) -> EncoderDecoder:
+def model_for(options: Options, names: Names) -> EncoderDecoder:
   options.expect('tie_word_embeddings', True)
   options.expect('normalize_before', False)
   options.expect('normalize_embedding', True)
@@ -53,7 +51,6 @@ def model_for(options: Options, names: Names, task: Callable) -> EncoderDecoder:
   hidden, attention = dropouts(options, ('dropout',), 'attention_dropout')
   bent = activation(options, 'activation_function', 'gelu')
   lengths = _lengths(options, names)
-  asked = task(options)
   sides = {
     side: {
       'stack': {
@@ -73,13 +70,8 @@ def model_for(options: Options, names: Names, task: Callable) -> EncoderDecoder:
     options.take('d_model', 1024),
     1,
     lengths[0],
-    embed={
-      'vocab': options.take('vocab_size'),
-      'scaled': scaled,
-      'out_bias': isinstance(asked, Words),
-    },
+    embed={'vocab': options.take('vocab_size'), 'scaled': scaled},
     dropout=Dropout(hidden, attention),
-    task=asked,
     **sides,
   )
   options.check_all_read(SILENT)
@@ -124,8 +116,6 @@ def config_of(model: EncoderDecoder, names: Names) -> dict[str, Any]:
     del found['scale_embedding']
     side = model.encoder
     found['attention_window'] = widths_of(side.pattern, side.stack.depth)
-  if isinstance(model.task, TextLabels):
-    found |= said_of(model.task.labels)
   return found
 
 
@@ -136,7 +126,14 @@ def entries(model: EncoderDecoder, names: Names) -> list[Entry]:
   found = [array(f'{names.body}shared.weight', path, *shape)]
   for side, body in zip(SIDES, (model.source, model.target)):
     found += _side(body, side, names)
-  return [*found, *_head(model)]
+  bias = Entry(
+    'final_logits_bias',
+    ('vocabulary', 'out_bias_0'),
+    (1, embed.vocab),
+    lambda w: w[0],
+    lambda w: w[None],
+  )
+  return [*found, bias]
 
 
 def _side(body: Body, side: str, names: Names) -> list[Entry]:
@@ -183,49 +180,14 @@ def _with_global(body):
     yield from into_heads(*given, bias=True, of=())
 
 
-def _head(model):
-  task, width = model.task, model.embed.width
-  if isinstance(task, Words):
-    yield Entry(
-      'final_logits_bias',
-      ('vocabulary', 'out_bias_0'),
-      (1, model.embed.vocab),
-      lambda w: w[0],
-      lambda w: w[None],
-    )
-    return
-  found = {'classification_head.dense': 'pooled'}
-  found['classification_head.out_proj'] = 'labels'
-  if isinstance(task, Spans):
-    found = {'qa_outputs': 'labels'}
-  of = 'decoder', 'answers'
-  for name, leaf in found.items():
-    shape = width, width if leaf == 'pooled' else task.labels
-    yield from linear(name, leaf, shape, bias=True, of=of)
-
-
 def tied(model: EncoderDecoder, names: Names) -> dict[str, str]:
   table, body = f'{names.body}shared.weight', names.body
   found = {f'{body}{side}.embed_tokens.weight': table for side in SIDES}
-  if isinstance(model.task, Words):
-    found['lm_head.weight'] = table
-  return found
+  return {**found, 'lm_head.weight': table}
 
 
 def _unread(name: str) -> bool:
   return name.endswith(('embed_positions.num_embeddings', '.version'))
-
-
-def _words(options):
-  return Words()
-
-
-def _text(options):
-  return TextLabels(count_of(options, 3), of='last')
-
-
-def _span(options):
-  return Spans(count_of(options))
 
 
 def _parts(names: Names) -> dict[str, type]:
@@ -244,9 +206,9 @@ def _parts(names: Names) -> dict[str, type]:
   return found
 
 
-def _family(names: Names, task: Callable) -> Family:
+def _family(names: Names) -> Family:
   return Family(
-    functools.partial(model_for, names=names, task=task),
+    functools.partial(model_for, names=names),
     functools.partial(config_of, names=names),
     functools.partial(entries, names=names),
     functools.partial(tied, names=names),
@@ -258,10 +220,13 @@ def _family(names: Names, task: Callable) -> Family:
   )
 
 
+_BART, _LED = _family(BART), _family(LED)
 FAMILIES = {
-  'BartForConditionalGeneration': _family(BART, _words),
-  'BartForSequenceClassification': _family(BART, _text),
-  'BartForQuestionAnswering': _family(BART, _span),
-  'LEDForConditionalGeneration': _family(LED, _words),
-  'LEDForQuestionAnswering': _family(LED, _span),
+  'BartModel': with_head(_BART, BODY, ''),
+  'BartForConditionalGeneration': _BART,
+  'BartForSequenceClassification': with_head(_BART, of_end_mark(3)),
+  'BartForQuestionAnswering': with_head(_BART, SPAN),
+  'LEDModel': with_head(_LED, BODY, ''),
+  'LEDForConditionalGeneration': _LED,
+  'LEDForQuestionAnswering': with_head(_LED, SPAN),
 }

@@ -47,7 +47,6 @@ def model_for(options: Options) -> Decoder:
 
 def config_of(model: Decoder) -> dict:
   return {
-    'architectures': ['BloomForCausalLM'],
     'model_type': 'bloom',
     'n_layer': model.stack.depth,
     'hidden_size': model.embed.width,

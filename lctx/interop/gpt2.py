@@ -59,7 +59,6 @@ def config_of(model: Decoder) -> dict:
   stack = model.stack
   exact = {exact: name for name, exact in reversed(GELU.items())}
   return {
-    'architectures': ['GPT2LMHeadModel'],
     'model_type': 'gpt2',
     'n_layer': stack.depth,
     'n_embd': model.embed.width,

@@ -61,7 +61,6 @@ def config_of(model: Decoder) -> dict:
   stack = model.stack
   exact = {True: 'gelu', False: 'gelu_new'}
   return {
-    'architectures': ['GPTNeoXForCausalLM'],
     'model_type': 'gpt_neox',
     'num_hidden_layers': stack.depth,
     'hidden_size': model.embed.width,

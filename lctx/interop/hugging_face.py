@@ -18,6 +18,7 @@ from lctx.interop import (
   gemma,
   gpt2,
   gpt_neox,
+  heads,
   llama,
   t5,
   tables,
@@ -28,18 +29,22 @@ from lctx.interop.options import Options
 from lctx.memory import Memory
 from lctx.models.carry import ModelCarry
 from lctx.models.encoder_decoder import EncoderDecoder
-from lctx.models.tasks import Spans, States, TextLabels, TokenLabels
+from lctx.models.tasks import Spans, States, TextLabels, TextScores, Words
 from lctx.models.text import Decoder, TextModel
 from lctx.types import Array, Params
 
-FAMILIES = {
-  **bart.FAMILIES,
-  **bert.FAMILIES,
+_DECODERS = {
   **bloom.FAMILIES,
   **gemma.FAMILIES,
   **gpt2.FAMILIES,
   **gpt_neox.FAMILIES,
   **llama.FAMILIES,
+}
+FAMILIES = {
+  **bart.FAMILIES,
+  **bert.FAMILIES,
+  **_DECODERS,
+  **heads.of_decoders(_DECODERS),
   **t5.FAMILIES,
 }
 _log = logging.getLogger(__name__)
@@ -156,7 +161,7 @@ def placed(published: Pretrained, given: Given) -> Any:
 def of_texts(model: TextModel | EncoderDecoder) -> set[str]:
   """The outputs that have one row a text, and not one a token."""
   return {'pooler_output'} | (
-    {'logits'} if isinstance(model.task, TextLabels) else set()
+    {'logits'} if isinstance(model.task, TextLabels | TextScores) else set()
   )
 
 
@@ -167,8 +172,10 @@ def said(
   carry: ModelCarry | None = None,
 ) -> tuple[dict[str, Array], ModelCarry]:
   """The outputs, and the carry after them; `carry` is what was read before."""
+  found = {}
   if isinstance(model, EncoderDecoder):
     carry, _ = model.read(params, *read.source)
+    found['encoder_last_hidden_state'] = carry.context.x[0]
     model, params = model.target, model.params_of(params, 'decoder')
     tokens, at = read.target
   else:
@@ -178,17 +185,16 @@ def said(
   hidden, carry, _ = model.apply(variables, tokens, at, carry)
   answers = model.apply(variables, hidden, at, method='answers')
   match model.task:
+    case Words():
+      found['logits'] = model.apply(variables, hidden, method='logits')
     case States(pooled=True):
-      found = {'last_hidden_state': hidden, 'pooler_output': answers}
+      found |= {'last_hidden_state': hidden, 'pooler_output': answers}
     case States():
-      found = {'last_hidden_state': answers}
+      found['last_hidden_state'] = answers
     case Spans():
-      ends = jnp.moveaxis(answers, 2, 0)
-      found = dict(zip(('start_logits', 'end_logits'), ends))
-    case TextLabels() | TokenLabels():
-      found = {'logits': answers}
+      found['start_logits'], found['end_logits'] = jnp.moveaxis(answers, 2, 0)
     case _:
-      found = {'logits': model.apply(variables, hidden, method='logits')}
+      found['logits'] = answers
   return found, carry
 
 

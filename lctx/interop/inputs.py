@@ -44,6 +44,19 @@ def from_padding(given: Given, config: Mapping[str, Any]) -> Text:
   return placed(ids, given, np.cumsum(is_token, axis=1) * is_token - 1)
 
 
+def until_padding(given: Given, config: Mapping[str, Any]) -> Text:
+  """The same, without what is behind the last token that is no padding.
+
+  By the id of padding, if there is one: where heads of decoders read.
+  """
+  ids, padding = given['input_ids'], config.get('pad_token_id')
+  slots = np.arange(ids.shape[1])[None]
+  is_token = True if padding is None else ids != padding
+  last = (slots * is_token).max(axis=1, keepdims=True)
+  mask = given.get('attention_mask', np.ones_like(ids))
+  return inputs({**given, 'attention_mask': mask * (slots <= last)}, config)
+
+
 def placed(ids: np.ndarray, given: Given, offset: np.ndarray) -> Text:
   """Tokens whose absolute positions are known."""
   mask = given.get('attention_mask', np.ones_like(ids)) > 0

@@ -9,6 +9,7 @@ import numpy as np
 
 from lctx import presets
 from lctx.interop.family import Family
+from lctx.interop.heads import BODY, SPAN, TOKENS, of_end_mark, with_head
 from lctx.interop.inputs import inputs, pair
 from lctx.interop.layers import array, attention, linear, norm
 from lctx.interop.options import Options
@@ -264,9 +265,17 @@ def _family(kind: str, encoder: Callable, alone: bool = False) -> Family:
   )
 
 
+_T5, _LONGT5 = _family('t5', _of_t5), _family('longt5', _of_longt5)
+_ENCODER = _family('t5', _of_t5, alone=True)
+INNER = 'transformer.'  # what classifiers call their T5
 FAMILIES = {
-  'T5ForConditionalGeneration': _family('t5', _of_t5),
-  'T5EncoderModel': _family('t5', _of_t5, alone=True),
-  'LongT5ForConditionalGeneration': _family('longt5', _of_longt5),
+  'T5Model': with_head(_T5, BODY),
+  'T5ForConditionalGeneration': _T5,
+  'T5ForSequenceClassification': with_head(_T5, of_end_mark(2), INNER),
+  'T5ForQuestionAnswering': with_head(_T5, SPAN),
+  'T5EncoderModel': _ENCODER,
+  'T5ForTokenClassification': with_head(_ENCODER, TOKENS, INNER),
+  'LongT5Model': with_head(_LONGT5, BODY),
+  'LongT5ForConditionalGeneration': _LONGT5,
   'LongT5EncoderModel': _family('longt5', _of_longt5, alone=True),
 }

@@ -15,10 +15,9 @@ zeros = nn.initializers.zeros
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """Asks for words: logits over the vocabulary, which `nll` is of.
+  """`states` [B, T, D] meet the vocabulary; `answers` are what else is asked.
 
-  `states` [B, T, D] are what meets the vocabulary, `answers` what other tasks
-  ask for. Parameters are made by `param`.
+  Parameters are made by `param`.
   """
 
   def states(self, param: Callable, x: Array) -> Array:
@@ -29,16 +28,19 @@ class Task:
     self, param: Callable, x: Array, at: Coords, drop: Callable
   ) -> Array | None:
     """Logits of labels, float32; None where words are all that is asked."""
-    return None
+    raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
 class Words(Task):
-  """The states as they are."""
+  """Logits over the vocabulary, which `nll` is of: the states as they are."""
+
+  def answers(self, param, x, at, drop):
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedWords(Task):
+class MaskedWords(Words):
   """norm(bent(x W + b)) meets the vocabulary (Devlin et al. 2019, BERT)."""
 
   bent: FeedForward = dataclasses.field(default_factory=Gelu)
@@ -92,6 +94,23 @@ class TextLabels(Task):
 
 
 @dataclasses.dataclass(frozen=True)
+class TextScores(Task):
+  """Logits [B, labels] of a text: x W of its last token (GPT-2, Llama).
+
+  Decoders classify texts so, and reward models score them. `labels` as for
+  TextLabels.
+  """
+
+  labels: int
+
+  def __post_init__(self):
+    _check_labels(self.labels)
+
+  def answers(self, param, x, at, drop):
+    return _matrix(param, 'labels', _chosen(x, at, 'last'), self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
 class TokenLabels(Task):
   """Logits [B, T, labels] of every token: x W + b."""
 
@@ -131,12 +150,20 @@ def _chosen(x: Array, at: Coords, which: str) -> Array:
 
 def _dense(param: Callable, name: str, x: Array, width: int | None) -> Array:
   """x W + b, float32, of any leading axes; `width` None = as wide as x."""
-  last = 'width' if width in (None, x.shape[-1]) else 'labels'
   width = width or x.shape[-1]
-  kernel_DF = param(name, (x.shape[-1], width), ('width', last))
-  bias_F = param(f'{name}_bias', (width,), (last,), zeros)
-  y = jnp.einsum('...d,df->...f', x.astype(jnp.float32), kernel_DF)
+  y = _matrix(param, name, x, width)
+  bias_F = param(f'{name}_bias', (width,), (_axis(x, width),), zeros)
   return y + bias_F.reshape(*(1,) * (x.ndim - 1), -1)
+
+
+def _matrix(param: Callable, name: str, x: Array, width: int) -> Array:
+  """x W, float32, of any leading axes."""
+  kernel_DF = param(name, (x.shape[-1], width), ('width', _axis(x, width)))
+  return jnp.einsum('...d,df->...f', x.astype(jnp.float32), kernel_DF)
+
+
+def _axis(x: Array, width: int) -> str:
+  return 'width' if width == x.shape[-1] else 'labels'
 
 
 def _check_labels(labels: int) -> None:

@@ -64,6 +64,11 @@ BART = {
   'encoder_ffn_dim': 36,
   'decoder_ffn_dim': 40,
 }
+LED = {
+  'attention_window': [4, 10],
+  'max_encoder_position_embeddings': 40,
+  'max_decoder_position_embeddings': 30,
+}
 WRITES = 'ForConditionalGeneration'
 LONGFORMER = {**ENCODER, 'attention_window': 6, 'sep_token_id': 2}
 
@@ -262,6 +267,10 @@ CASES = {
     WRITES,
   ),
   't5_encoder': ('T5', {**T5, 'feed_forward_proj': 'gelu'}, 'EncoderModel'),
+  't5_model': ('T5', T5, 'Model'),
+  't5_texts': ('T5', {**T5, 'num_labels': 3}, SEQUENCE),
+  't5_tokens': ('T5', {**T5, 'num_labels': 5}, 'ForTokenClassification'),
+  't5_span': ('T5', T5, 'ForQuestionAnswering'),
   'longt5_local': ('LongT5', LONGT5, WRITES),
   'longt5_global': (
     'LongT5',
@@ -273,7 +282,13 @@ CASES = {
     },
     WRITES,
   ),
+  'longt5_model': (
+    'LongT5',
+    {**LONGT5, 'encoder_attention_type': 'transient-global'},
+    'Model',
+  ),
   'bart': ('Bart', {**BART, 'max_position_embeddings': 40}, WRITES),
+  'bart_model': ('Bart', {**BART, 'max_position_embeddings': 40}, 'Model'),
   'bart_scaled': (
     'Bart',
     {**BART, 'scale_embedding': True, 'activation_function': 'relu'},
@@ -283,14 +298,10 @@ CASES = {
   'bart_span': ('Bart', BART, 'ForQuestionAnswering'),
   'led': (
     'LED',
-    {
-      **BART,
-      'attention_window': [4, 10],
-      'max_encoder_position_embeddings': 40,
-      'max_decoder_position_embeddings': 30,
-    },
+    {**BART, **LED},
     WRITES,
   ),
+  'led_model': ('LED', {**BART, **LED}, 'Model'),
   'bert': ('Bert', ENCODER, 'ForMaskedLM'),
   'bert_model': (
     'Bert',
@@ -334,6 +345,31 @@ CASES = {
     SEQUENCE,
   ),
 }
+ONE, KINDS = {'num_hidden_layers': 1}, ('sliding', 'full')
+GEMMA_3 = {**CASES['gemma_3_window'][1], 'num_hidden_layers': 2}
+GEMMA_3['layer_types'] = [f'{kind}_attention' for kind in KINDS]
+DECODERS = {  # their bodies have cases of their own
+  'gpt2': ('GPT2', {**CASES['gpt2'][1], 'n_layer': 1}),
+  'llama': ('Llama', {**LLAMA, **ONE}),
+  'mistral': ('Mistral', {**LLAMA, **ONE, 'sliding_window': 7}),
+  'qwen2': ('Qwen2', {**LLAMA, **ONE}),
+  'qwen3': ('Qwen3', {**LLAMA, **ONE, 'head_dim': 8}),
+  'gemma': ('Gemma', {**LLAMA, **ONE, 'head_dim': 8}),
+  'gemma_2': CASES['gemma_2'],
+  'gemma_3': ('Gemma3Text', GEMMA_3),
+  'gpt_neox': ('GPTNeoX', {**NEOX, **ONE}),
+  'bloom': ('Bloom', {**CASES['bloom'][1], 'n_layer': 1}),
+}
+CLASSIFIERS = {
+  f'{name}_texts': (
+    kind,
+    {**fields, 'num_labels': 3, 'pad_token_id': 0},
+    SEQUENCE,
+  )
+  for name, (kind, fields) in DECODERS.items()
+}
+CASES |= CLASSIFIERS
+CASES |= {f'{name}_model': (*x, 'Model') for name, x in DECODERS.items()}
 
 
 def drawn(model: torch.nn.Module, seed: int = 0) -> None:
@@ -379,11 +415,15 @@ def inputs(name: str) -> dict[str, np.ndarray]:
   if kind in ENCODERS:
     types = CASES[name][1].get('type_vocab_size', 2)
     found['token_type_ids'] = random.integers(0, types, (3, 37))
-  if kind in ('Bart', 'LED', 'T5', 'LongT5') and name != 't5_encoder':
+  alone = 't5_encoder', 't5_tokens'
+  if kind in ('Bart', 'LED', 'T5', 'LongT5') and name not in alone:
     found['decoder_input_ids'] = random.integers(3, 61, (3, 19))
-  if name == 'bart_texts':
-    del found['decoder_input_ids']  # it has a rule of its own
-    found['input_ids'][np.arange(3), np.array(ends) - 1] = 2
+  if name in ('bart_texts', 't5_texts'):
+    del found['decoder_input_ids']  # they have a rule of their own
+    end = 2 if name == 'bart_texts' else 1
+    found['input_ids'][np.arange(3), np.array(ends) - 1] = end
+  if name in CLASSIFIERS:
+    found['input_ids'][0, [10, 36]] = pad  # read, but for the last it is not
   if kind in ('Longformer', 'LED'):
     is_global = np.zeros((3, 37), np.int64)  # of row 2: none
     is_global[0, [0, 3, 4, 20, 36]] = is_global[1, 0] = 1
@@ -401,7 +441,7 @@ def inputs(name: str) -> dict[str, np.ndarray]:
 ENCODERS = 'Bert', 'Roberta', 'Longformer', 'BigBird'
 FIELDS = (
   *('logits', 'start_logits', 'end_logits'),
-  *('last_hidden_state', 'pooler_output'),
+  *('last_hidden_state', 'pooler_output', 'encoder_last_hidden_state'),
 )
 
 

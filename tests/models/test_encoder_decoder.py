@@ -14,7 +14,7 @@ from lctx.generation.reading import begin
 from lctx.layers.norm import RMSNorm
 from lctx.memory import Associative, Tokens, XLCache
 from lctx.models.carry import first_layer
-from lctx.models.tasks import Spans, TextLabels, TokenLabels
+from lctx.models.tasks import Spans, TextLabels, TextScores, TokenLabels
 from lctx.patterns import Window
 from lctx.positions import Learned, T5Bias
 from lctx.types import EMPTY, GLOBAL, segment_coords
@@ -325,6 +325,7 @@ def test_mistral_whose_window_covers_all_is_llama(close):
   [
     (TextLabels(3), (2, 3)),
     (TextLabels(1, of='last'), (2, 1)),
+    (TextScores(3), (2, 3)),
     (TokenLabels(4), (2, READ, 4)),
     (Spans(), (2, READ, 2)),
   ],
@@ -337,8 +338,8 @@ def test_tasks_ask_of_texts_or_tokens(task, shape):
   hidden, _, _ = model.apply(params, tokens, at, model.initial(2))
   got = model.apply(params, hidden, at, method='answers')
   assert got.shape == shape and got.dtype == jnp.float32
-  if isinstance(task, TextLabels):
-    place = 5 if task.of == 'last' else 0
+  if got.ndim == 2:
+    place = 0 if getattr(task, 'of', 'last') == 'first' else 5
     hidden = hidden.at[1, np.arange(READ) != place].set(0)
     again = model.apply(params, hidden, at, method='answers')
     np.testing.assert_array_equal(again[1], got[1])
