@@ -22,6 +22,7 @@ interop adapt
 generation
 evaluation
 training
+fits
 config
 published plan
 loaded prepared
