@@ -32,7 +32,8 @@ from lctx.evaluation.score import Evaluation
 from lctx.generation.memory_file import save_memory
 from lctx.generation.reading import Remembered
 from lctx.generation.sampling import Sampling
-from lctx.loaded import Loaded, load, load_memory
+from lctx.loaded import Loaded, load_memory
+from lctx.loading import load
 from lctx.models.encoder_decoder import EncoderDecoder, Side
 from lctx.models.heads import Heads
 from lctx.models.parts import Compute, Dropout, Stack

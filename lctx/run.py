@@ -20,7 +20,8 @@ from lctx.evaluation.measure import measure, perplexity
 from lctx.evaluation.report import Result
 from lctx.evaluation.score import Scorer
 from lctx.evaluation.units import Units
-from lctx.loaded import Loaded, load
+from lctx.loaded import Loaded
+from lctx.loading import load
 from lctx.prepared import (
   Run,
   batch,

@@ -26,6 +26,7 @@ fits
 config
 published plan
 loaded prepared
+loading
 run imported families
 lctx
 program
