@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from lctx.data.lanes import Lanes
+from lctx.data.long_texts import LongTexts
 from lctx.data.objectives import Objective, PrefixLM
 from lctx.models.encoder_decoder import EncoderDecoder
 from lctx.models.tasks import Words
@@ -28,7 +29,6 @@ def check(config: Any) -> None:
   if isinstance(model, Decoder):
     _check_order(model, lanes.objective)
   _check_roles(model, lanes.objective)
-  lanes.long_texts.check(model.remembers)
   for name in ('data', 'eval'):
     _check_segment(model, getattr(config, name).segment, name)
 
@@ -68,7 +68,8 @@ def _check_effects(model: Decoder) -> None:
 
 
 def check_asked(config: Any) -> None:
-  """Raises ValueError for a model that the objective cannot train."""
+  """Raises ValueError for a model that the objective cannot train, or that
+  could not read as its data says."""
   objective, name = config.data.objective, type(config.model).__name__
   asked = type(objective).__name__.lower()
   if objective.pairs != isinstance(config.model, EncoderDecoder):
@@ -94,6 +95,15 @@ def check_asked(config: Any) -> None:
       f'model.task = {config.model.task} asks for no words, which is all that '
       'data.objective trains. Use words, or maskedwords for an encoder.'
     )
+  check_long_texts(config.model, config.data.long_texts)
+
+
+def check_long_texts(
+  model: TextModel | EncoderDecoder, policy: LongTexts
+) -> None:
+  """Raises ValueError where the model cannot read long texts so."""
+  reads = model.source if isinstance(model, EncoderDecoder) else model
+  policy.check(reads.remembers)
 
 
 def check_measured(config: Any) -> None:
@@ -137,7 +147,6 @@ def _check_pair(model: EncoderDecoder, lanes: Lanes) -> None:
       'several. Set data.alone=true.'
     )
   model.encoder.memory.check_segment(lanes.segment, 'data.segment')
-  lanes.long_texts.check(model.source.remembers)
 
 
 def _check_side(side: TextModel, text: int, segment: int) -> None:

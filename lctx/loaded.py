@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.std import tqdm
 
 from lctx import config as configs
-from lctx import data
+from lctx import data, fits
 from lctx.checksum import table
 from lctx.config import Config
 from lctx.data.long_texts import LongTexts
@@ -43,6 +43,9 @@ class Loaded:
   config: Config
   step: int  # of training, at which `params` were saved
   published: Pretrained | None = None  # what was read, where it was published
+
+  def __post_init__(self):
+    fits.check_long_texts(self.model, self.config.data.long_texts)
 
   def generate(
     self,

@@ -71,6 +71,12 @@ def write(
         'positions end, but of what was read before only the memory is known. '
         'Write after the text itself.'
       )
+    _log.warning(
+      'What is written after up to %s tokens goes beyond the %s that are read '
+      'at once: each window begins with the last %s before it, read anew '
+      '(data.long_texts = %s).',
+      *(f'{longest:,}', f'{limit:,}', f'{kept:,}', policy),
+    )
     return _in_windows(model, params, request, segment, limit, kept)
   if more is not None:  # else positions that end are an error of `decode`
     left = None if model.length is None else model.length - known - more
@@ -80,11 +86,6 @@ def write(
 
 
 def _in_windows(model, params, request, segment, limit, kept):
-  _log.warning(
-    'A model of %s tokens writes on: each window begins with the last %s of '
-    'the one before, read anew (data.long_texts).',
-    *(f'{limit:,}', f'{kept:,}'),
-  )
   rows, left, window = request.prompts, request.max_new_tokens, 0
   while left is None or left > 0:
     if max(map(len, rows)) >= limit:

@@ -120,11 +120,16 @@ def test_positions_that_restart_carry_a_text_of_any_length(close):
     loaded_of(Carry()).score(TEXT)
 
 
-def test_carrying_on_wants_a_memory():
-  lanes = lctx.Lanes(lctx.Text('x'), long_texts=Carry())
-  model = loaded_of(Refuse()).model.clone(memory=Memory())
+def test_carrying_on_wants_a_memory(tmp_path):
+  loaded = loaded_of(Refuse())
+  model = loaded.model.clone(memory=Memory())
+  forgets = dataclasses.replace(loaded, model=model)
   with pytest.raises(ValueError, match='long_texts = carry'):
-    lctx.Config(model, lanes, lctx.Adam())
+    forgets.with_long_texts(Carry())
+  lanes = dataclasses.replace(loaded.config.data, long_texts=Carry())
+  config = lctx.Config(model, lanes, lctx.Adam())
+  with pytest.raises(lctx.UserError, match='long_texts = carry'):
+    lctx.train(config, tmp_path)
 
 
 BART = presets.bart(2, 16, 2, LIMIT, embed={'vocab': 29})
