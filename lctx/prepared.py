@@ -13,6 +13,7 @@ from lctx import data, fits
 from lctx.checkpoint import compare
 from lctx.config import Config
 from lctx.errors import checking
+from lctx.evaluation.asked import check_asks
 from lctx.evaluation.measure import spelled
 from lctx.evaluation.units import Units
 from lctx.models.encoder_decoder import EncoderDecoder
@@ -26,6 +27,8 @@ from lctx.training.state import State, abstract_state
 from lctx.types import Batch
 
 _log = logging.getLogger(__name__)
+
+_ROWS = 32  # of training, of which is told what they leave out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +74,8 @@ def prepared(config: Config, folder: Path) -> Run:
     if lanes.predicts_next:
       _check_scorable(valid, codec, config)
     else:
-      _check_asked(valid, config)
+      _check_asked(train, valid, codec, config)
+      _tell_room(lanes, train, codec)
     transform = config.optimizer.transform(settings.steps, model.axes())
     averaged = bool(settings.ema)
     abstract = abstract_state(model, transform, lanes.rows, mesh, averaged)
@@ -81,6 +85,22 @@ def prepared(config: Config, folder: Path) -> Run:
   _warn_no_roles(texts)
   return Run(
     config, folder, model, codec, train, valid, mesh, transform, abstract
+  )
+
+
+def _tell_room(lanes: data.Lanes, store: data.Store, codec: data.Codec) -> None:
+  """Says how much of the texts has no place in the rows of training."""
+  found = lanes.room(store, codec, _ROWS)
+  _log.info(
+    'data.objective = %s: of the first %d rows, %.2f%% of %s tokens of text '
+    'find no room and are left out, and %s of %s texts are too short to ask '
+    'anything of',
+    type(lanes.objective).__name__.lower(),
+    found.rows,
+    100 * found.outside / max(found.tokens, 1),
+    f'{found.tokens:,}',
+    f'{found.short:,}',
+    f'{found.texts:,}',
   )
 
 
@@ -173,7 +193,9 @@ def measures(name: str) -> bool:
   return name.startswith('bits') or name.endswith('perplexity')
 
 
-def _check_asked(valid: data.Store, config: Config) -> None:
+def _check_asked(
+  train: data.Store, valid: data.Store, codec: data.Codec, config: Config
+) -> None:
   """Raises ValueError for what an objective cannot be measured by."""
   fits.check_measured(config)
   lanes, metric = config.data, config.checkpoint.metric
@@ -192,6 +214,8 @@ def _check_asked(valid: data.Store, config: Config) -> None:
   except ValueError as error:
     text = str(error).replace('data.rows', 'eval.rows')
     raise ValueError(f'In the validation split, {text}') from error
+  check_asks(lanes, train, codec, 'train')
+  check_asks(rows, valid, codec, 'valid')
 
 
 def _fitted(lanes: data.Lanes, folder: Path) -> data.Codec:

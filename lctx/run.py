@@ -15,7 +15,7 @@ from lctx.checkpoint import CheckpointStore, Restored, compare
 from lctx.config import Config
 from lctx.errors import RunError, UserError, checking, writable
 from lctx.evaluation import pictures, report
-from lctx.evaluation.asked import batches_of, predicted
+from lctx.evaluation.asked import batches_of, check_asks, predicted
 from lctx.evaluation.measure import measure, perplexity
 from lctx.evaluation.report import Result
 from lctx.evaluation.score import Scorer
@@ -109,7 +109,9 @@ def _measured(loaded: Loaded, config: Config, folder: Path, poll) -> Result:
       model = settings.model(model)
       check_documents(model, store)
     else:
-      dataclasses.replace(config.data, rows=settings.rows).check(store)
+      lanes = dataclasses.replace(config.data, rows=settings.rows)
+      lanes.check(store)
+      check_asks(lanes, store, loaded.codec, settings.split)
   if not config.data.predicts_next:
     return _asked(loaded, config, folder, store, poll)
   segment = settings.segment or config.data.segment

@@ -7,7 +7,15 @@ import pytest
 
 from lctx import presets
 from lctx.config import Config, load, override, read, save
-from lctx.data import Bytes, Lanes, Mixture, Stdlib, Text, Words
+from lctx.data import (
+  Bytes,
+  JsonLines,
+  Lanes,
+  Mixture,
+  Stdlib,
+  Text,
+  Words,
+)
 from lctx.errors import UserError
 from lctx.fields import arms_of, check, defaults_of, fields_of, options_of
 from lctx.memory.base import Memory
@@ -84,12 +92,25 @@ def test_what_follows_the_colon_is_the_argument(config, write):
         'data.corpus': 'mixture',
         'data.corpus.parts': 'stdlib,text',
         'data.corpus.parts.1.path': 'x',
+        'data.corpus.parts.1.damaged': 'skip',
         'data.corpus.weights': '1,2',
       },
       'data',
       Lanes(
-        Mixture((Stdlib(), Text('x')), (1.0, 2.0)), Bytes(), rows=4, segment=8
+        Mixture((Stdlib(), Text('x', damaged='skip')), (1.0, 2.0)),
+        Bytes(),
+        rows=4,
+        segment=8,
       ),
+    ),
+    (
+      {
+        'data.corpus': 'jsonlines',
+        'data.corpus.path': 'x',
+        'data.corpus.damaged': 'skip',
+      },
+      'data',
+      Lanes(JsonLines('x', damaged='skip'), Bytes(), rows=4, segment=8),
     ),
     (
       {'optimizer': 'muon', 'optimizer.schedule': 'linear'},

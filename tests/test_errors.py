@@ -93,7 +93,11 @@ MISTAKES = {
       '--config.data.tokenizer=sentencepiece',
       '--config.data.tokenizer.vocab_size=300',
     ],
-    ['latin.txt', 'UTF-8', 'data.tokenizer'],
+    ['latin.txt', 'UTF-8', 'data.tokenizer', 'data.corpus.damaged=skip'],
+  ),
+  'a choice for damaged texts that is none': (
+    [SMALL, WORKDIR, '--config.data.corpus.damaged=drop'],
+    ["data.corpus.damaged='drop'", "'skip'"],
   ),
   'a vocabulary too small': (
     [SMALL, WORKDIR, '--config.model.embed.vocab=20'],

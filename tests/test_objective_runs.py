@@ -12,10 +12,12 @@ import lctx
 from lctx import objectives
 from lctx.config import load
 from lctx.data import open_store
+from lctx.data.asked import asked
 from lctx.data.borders import sentence_ends, word_begins
 from lctx.data.byte_codec import ByteCodec
 from lctx.errors import UserError
 from lctx.memory import Associative, Tokens
+from lctx.prepared import prepared
 from lctx.types import EMPTY, PREFIX
 
 pytestmark = pytest.mark.usefixtures('one_device')
@@ -31,6 +33,7 @@ NAMES = (
   'denoising',
   'gaps',
 )
+PAIRS = 'spans', 'denoising', 'gaps'
 SENTENCE = 'The {} of the house went out. "Is it so?" she said! Nobody came.\n'
 
 
@@ -47,11 +50,7 @@ def texts(tmp_path):
 
 def tiny(name, texts, **overrides):
   """The shipped config, of one layer."""
-  sides = (
-    ['']
-    if name not in ('spans', 'denoising', 'gaps')
-    else ['encoder.', 'decoder.']
-  )
+  sides = ['encoder.', 'decoder.'] if name in PAIRS else ['']
   sizes = {f'model.{side}stack.depth': '1' for side in sides}
   sizes |= {f'model.{side}stack.num_heads': '2' for side in sides}
   given = {
@@ -85,6 +84,106 @@ def test_it_trains_and_closes_with_the_loss_of_what_it_asks(
   assert result.units.tokens > 50
   assert result.units.bits_per_byte is None or name == 'causal'
   assert (folder / 'curve.png').is_file()
+
+
+@pytest.fixture
+def short(tmp_path):
+  """Documents of one letter or one word, and hardly any other."""
+  folder = tmp_path / 'short'
+  folder.mkdir()
+  for number in range(600):
+    text = ('x', 'house', 'y', 'No', 'z', 'It was so.')[number % 6]
+    (folder / f'{number}.txt').write_text(text if number % 30 else 2 * text)
+  return str(folder)
+
+
+@pytest.mark.parametrize(
+  'name, tokenizer',
+  [
+    ('causal', 'words'),
+    ('masked', 'bytes'),
+    ('spans', 'words'),
+    ('denoising', 'bytes'),
+    ('gaps', 'words'),
+  ],
+)
+def test_documents_of_one_word_or_letter_train_and_evaluate(
+  name, tokenizer, short, tmp_path
+):
+  """Rows of them may hold nothing to predict."""
+  options = {'data.tokenizer': tokenizer, 'data.segment': 16, 'data.rows': 2}
+  options |= {'train.steps': 6, 'eval.tokens': 'none'}
+  if tokenizer == 'words':
+    options['data.tokenizer.min_count'] = '2'
+  config = tiny(name, short, **options)
+  folder = tmp_path / 'run'
+  result = lctx.train(config, folder)
+  assert math.isfinite(result.units.bits_per_token) and result.units.tokens
+  records = (folder / 'metrics.jsonl').read_text()
+  assert 'NaN' not in records and '"skipped": 0' in records
+
+
+@pytest.mark.parametrize('name', ['masked', *PAIRS])
+def test_a_row_without_anything_to_predict_has_no_weight_loss_or_gradient(
+  name, short
+):
+  lanes, _, codec, batch = batch_of(name, short, **{'data.segment': 16})
+  empty = asked(
+    lanes.objective, codec, {0: [(0, np.array([7]))], 1: []}, 0, lanes.length
+  )
+  assert not empty.weight.any() and (empty.document == EMPTY).all()
+  assert jax.tree.map(np.shape, empty) == jax.tree.map(
+    lambda x: (2, *x.shape[1:]), batch
+  )
+  config = tiny(name, short, **{'data.segment': 16})
+  model = config.model.with_vocabulary(lanes.vocabulary(codec))
+  params = model.init_params(jax.random.key(0))
+
+  def loss(params, batch):
+    if name in PAIRS:
+      nll, _ = model.nll(params, batch)
+    else:
+      own, carry = {'params': params}, model.initial(len(batch.tokens))
+      hidden, _, _ = model.apply(own, batch.tokens, batch.coords, carry)
+      nll = model.apply(own, hidden, batch.targets, method='nll')
+    return (nll * batch.weight).sum()
+
+  both = jax.tree.map(lambda x, y: np.concatenate([x, y]), batch, empty)
+  find = jax.jit(jax.value_and_grad(loss))
+  nats, gradient = find(params, empty)
+  assert nats == 0
+  assert all((x == 0).all() for x in jax.tree.leaves(gradient))
+  wanted, got = find(params, batch), find(params, both)
+  assert float(wanted[0]) > 0
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), got, wanted
+  )
+
+
+@pytest.mark.parametrize('name', ['masked', 'spans'])
+def test_a_split_of_which_nothing_is_asked_is_refused(name, short, tmp_path):
+  """Of pairs: every document is one word. Of masks: all of it is kept."""
+  for path in Path(short).iterdir():
+    path.write_text('house' if name == 'spans' else '\0')
+  options = {'data.segment': 16, 'data.tokenizer': 'words'}
+  if name == 'masked':
+    options['data.tokenizer'] = 'bytes'
+  with pytest.raises(UserError, match='asks nothing of the train split'):
+    lctx.train(tiny(name, short, **options), tmp_path / 'run')
+
+
+def test_training_says_how_much_of_the_text_finds_no_room(
+  texts, tmp_path, caplog
+):
+  with caplog.at_level('INFO', 'lctx'):
+    prepared(tiny('denoising', texts), tmp_path)
+  said = [x.message for x in caplog.records if 'find no room' in x.message]
+  assert len(said) == 1
+  assert said[0].startswith('data.objective = bart: of the first 32 rows, ')
+  caplog.clear()
+  with caplog.at_level('INFO', 'lctx'):
+    prepared(tiny('causal', texts), tmp_path / 'causal')
+  assert 'find no room' not in caplog.text
 
 
 def batch_of(name, texts, step=0, **overrides):

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,17 @@ from lctx.data.store import Store
 from lctx.types import EMPTY, Batch
 
 FLAGS = {'begins': word_begins, 'ends': sentence_ends}
+Texts = list[tuple[int, np.ndarray]]  # of a row, with their numbers
+
+
+class Room(NamedTuple):
+  """How much of the texts of some rows is left out of them."""
+
+  rows: int
+  tokens: int  # of the texts; without the marks that pairs do without
+  outside: int  # tokens that found no room
+  texts: int  # a text that goes on in another row is one in each
+  short: int  # texts that nothing can be asked of; their tokens are not outside
 
 
 @functools.cache
@@ -34,19 +46,25 @@ def stretch(objective: Objective, length: int) -> int:
 def asked(
   objective: Objective,
   codec: Codec,
-  texts: Mapping[int, list[tuple[int, np.ndarray]]],
+  texts: Mapping[int, Texts],
   step: int,
   length: int,
+  *,
+  alone: bool = False,
 ) -> Batch:
   """Rows of a step, by their numbers, each made of its texts, by theirs.
 
   What has no room is left out: a text is shortened until it fits its row, and
-  texts of a single token say nothing.
+  texts of a single token say nothing. With `alone` the longest text of a row
+  has all the room. `room` counts what is left out.
   """
-  size = objective.lengths(stretch(objective, length))[1]
-  limits = (length, size) if objective.pairs else (0, length)
+  limits = _limits(objective, length)
   rows = [
-    _row(objective, codec, of_row, (step, number), limits)
+    _row(
+      objective,
+      _parts(objective, codec, of_row, (step, number), limits, alone),
+      limits,
+    )
     for number, of_row in texts.items()
   ]
   return Batch(
@@ -54,16 +72,67 @@ def asked(
   )
 
 
-def _row(objective, codec, texts, seed, limits) -> dict[str, np.ndarray]:
-  made, numbers, left = [], [], np.array(limits)
+def room(
+  objective: Objective,
+  codec: Codec,
+  texts: Mapping[int, Texts],
+  step: int,
+  length: int,
+  *,
+  alone: bool = False,
+) -> Room:
+  """What rows of a step leave out; the arguments are those of `asked`."""
+  limits = _limits(objective, length)
+  parts = [
+    part
+    for number, of_row in texts.items()
+    for part in _parts(objective, codec, of_row, (step, number), limits, alone)
+  ]
+  return Room(
+    rows=len(texts),
+    tokens=sum(len(part.text) for part in parts),
+    outside=sum(len(part.text) - part.used for part in parts if part.asks),
+    texts=len(parts),
+    short=sum(not part.asks for part in parts),
+  )
+
+
+class _Part(NamedTuple):
+  """A text of a row, and what is asked of its first `used` tokens."""
+
+  number: int
+  text: np.ndarray
+  asks: bool  # whether anything could be asked, were there room
+  used: int
+  made: Text | Pair | None
+
+
+def _limits(objective: Objective, length: int) -> tuple[int, int]:
+  """Tokens of a row: of its source, 0 without one, and of its target."""
+  if not objective.pairs:
+    return 0, length
+  return length, objective.lengths(stretch(objective, length))[1]
+
+
+def _parts(objective, codec, texts: Texts, seed, limits, alone) -> list[_Part]:
+  parts, left = [], np.array(limits)
+  if alone:
+    texts = sorted(texts, key=lambda x: -len(x[1]))
   for place, (number, text) in enumerate(texts):
     if objective.pairs and text[0] == codec.start:
       text = text[1:]  # pairs have marks of their own
-    found = _fitted(objective, codec, text, (*seed, place), left)
-    if found is not None:
-      made.append(found)
-      numbers.append(number)
-      left -= _sizes(found)
+    made, used = _fitted(objective, codec, text, (*seed, place), left)
+    parts.append(_Part(number, text, objective.asks(text), used, made))
+    if made is not None:
+      left -= _sizes(made)
+    if alone:
+      left[:] = 0
+  return parts
+
+
+def _row(objective, parts: list[_Part], limits) -> dict[str, np.ndarray]:
+  parts = [part for part in parts if part.made is not None]
+  made, numbers = [x.made for x in parts], [x.number for x in parts]
   targets = [x.target if objective.pairs else x for x in made]
   of_targets = [np.full(len(x.tokens), i) for i, x in zip(numbers, targets)]
   row = {
@@ -84,15 +153,19 @@ def _row(objective, codec, texts, seed, limits) -> dict[str, np.ndarray]:
   return row
 
 
-def _fitted(objective, codec, text, seed, left) -> Text | Pair | None:
-  """What is asked of as much of a text as has room; None = of nothing."""
-  while len(text) > 1:
+def _fitted(
+  objective, codec, text, seed, left
+) -> tuple[Text | Pair | None, int]:
+  """What is asked of as much of a text as has room, None = of nothing, and
+  how many tokens that is.
+  """
+  while left[1] and objective.asks(text):
     flags = {name: FLAGS[name](codec, text) for name in objective.wants}
     made = objective(text, seed, codec.size, **flags)
     if (_sizes(made) <= left).all():
-      return made
+      return made, len(text)
     text = text[: len(text) * 7 // 8]
-  return None
+  return None, 0
 
 
 def _sizes(made: Text | Pair) -> np.ndarray:

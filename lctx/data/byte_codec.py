@@ -14,6 +14,7 @@ class ByteCodec(Codec):
   """One id for each byte in `symbols`; bytes in `dropped` vanish."""
 
   kind = 'bytes'
+  utf8 = False
 
   def __init__(self, symbols: Iterable[int], dropped: bytes = b''):
     self._symbols = list(symbols)

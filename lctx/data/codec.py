@@ -33,10 +33,12 @@ class Codec:
   """Ids and the bytes that each stands for.
 
   `start` opens every document. `hash` is the sha256 of all that decides the
-  ids. `num_bytes` [size] counts bytes of text, 0 for marks.
+  ids. `num_bytes` [size] counts bytes of text, 0 for marks. `utf8`: it reads
+  characters, and refuses bytes that are none.
   """
 
   kind: str  # names the class in a saved file
+  utf8: ClassVar[bool] = True
 
   def __init__(self, pieces: list[bytes], start: int):
     self.pieces = pieces
@@ -164,7 +166,8 @@ def as_text(line: bytes, before: int, name: str) -> str:
     raise ValueError(
       f'data.tokenizer reads UTF-8 text, and {name} is none at byte '
       f'{before + error.start} (0x{line[error.start]:02x}: {error.reason}). '
-      'Repair the text, or use data.tokenizer=bytes, which reads any bytes.'
+      'Repair the text, leave it out with data.corpus.damaged=skip, or use '
+      'data.tokenizer=bytes, which reads any bytes.'
     ) from error
 
 

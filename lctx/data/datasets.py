@@ -8,6 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lctx.data.documents import Document, digest
+from lctx.data.left_out import (
+  EMPTY,
+  NOT_UTF8,
+  LeftOut,
+  check_damaged,
+  choice_hashed,
+  is_utf8,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +50,10 @@ class Tfds:
   published LM1B runs have it). `module` is imported first: it may define the
   builder. A dataset without a validation or test split gives up the first
   hundredths of its train split for them, and says so.
+
+  Empty documents are left out and counted. `damaged`: where the tokenizer
+  reads characters, an example that is not UTF-8 is an error ('refuse'), or
+  left out and counted ('skip'), a line of `joined` ones too.
   """
 
   name: str = ''
@@ -49,47 +61,32 @@ class Tfds:
   data_dir: str = ''
   joined: bool = False
   module: str = ''
+  damaged: str = 'refuse'
 
-  def documents(self, split: str) -> Iterator[Document]:
+  def __post_init__(self):
+    check_damaged(self.damaged)
+
+  def documents(
+    self, split: str, *, utf8: bool = False, left_out: LeftOut | None = None
+  ) -> Iterator[Document]:
     builder = self._builder()
     wanted = _split_of(builder, split)
     try:
       source = builder.as_data_source(split=wanted)
     except _TFDS_ERRORS as error:
       raise self._unreadable(error) from error
+    name, out = f'{builder.info.full_name}/{wanted}', left_out or LeftOut()
+    skips = utf8 and self.damaged == 'skip'
+    texts = _Texts(self, source, name, skips, out)
     if self.joined:
-      blocks = _Lines(self, source)
-      return iter([Document(f'{builder.info.full_name}/{wanted}', blocks)])
-    return self._each(builder, source, wanted)
+      return iter([Document(name, _Lines(texts))])
+    return (Document(name, [text], len(text)) for name, text in texts)
 
   def fingerprint(self, folder: str | Path | None = None) -> str:
     info = self._builder().info
     shards = [(n, s.shard_lengths, s.num_bytes) for n, s in info.splits.items()]
-    return digest(
-      'tfds', info.full_name, repr(shards), self.field, repr(self.joined)
-    )
-
-  def _each(self, builder, source, wanted: str) -> Iterator[Document]:
-    empty = 0
-    for number, text in enumerate(self._texts(source)):
-      empty += not text
-      if text:
-        name = f'{builder.info.full_name}/{wanted}:{number}'
-        yield Document(name, [text], len(text))
-    if empty:
-      _log.info('corpus %s: %d empty documents left out', self.name, empty)
-
-  def _texts(self, source: Sequence) -> Iterator[bytes]:
-    for start in range(0, len(source), _CHUNK):
-      chunk = range(start, min(start + _CHUNK, len(source)))
-      for example in source.__getitems__(list(chunk)):
-        if self.field not in example:
-          raise ValueError(
-            f'data.corpus.field={self.field!r} is not in the examples of '
-            f'{self.name}, which have {", ".join(example)}. Set '
-            'data.corpus.field to the one that holds the text.'
-          )
-        yield _bytes(example[self.field], self)
+    parts = [info.full_name, repr(shards), self.field, repr(self.joined)]
+    return digest('tfds', *parts, *choice_hashed(self.damaged))
 
   def _builder(self):
     if not self.name:
@@ -139,14 +136,52 @@ class Tfds:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Lines:
-  """The texts of a data source, each ended by a newline."""
+class _Texts:
+  """Names and texts of a data source; can be read more than once.
+
+  What a whole pass left out is in `left_out` at its end.
+  """
 
   corpus: Tfds
   source: Sequence
+  name: str
+  skips: bool  # what is not UTF-8
+  left_out: LeftOut
+
+  def __iter__(self) -> Iterator[tuple[str, bytes]]:
+    any_text, out = False, LeftOut()
+    for name, text in self._all():
+      if not text and not self.corpus.joined:
+        out.add(EMPTY, name)
+      elif self.skips and not is_utf8([text]):
+        out.add(NOT_UTF8, name)
+      else:
+        any_text = True
+        yield name, text
+    self.left_out.kinds = out.kinds
+    if not any_text:
+      raise ValueError(
+        f'data.corpus.name={self.corpus.name} is an empty corpus: no example '
+        f'of {self.name} has text that can be read. Left out: {out}. Use '
+        'another dataset, or the name of another data.corpus.field.'
+      )
+
+  def _all(self) -> Iterator[tuple[str, bytes]]:
+    size = len(self.source)
+    for start in range(0, size, _CHUNK):
+      chunk = range(start, min(start + _CHUNK, size))
+      for number, example in zip(chunk, self.source.__getitems__(list(chunk))):
+        yield f'{self.name}:{number}', _bytes(example, self.corpus)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lines:
+  """The texts of a data source, each ended by a newline."""
+
+  texts: _Texts
 
   def __iter__(self) -> Iterator[bytes]:
-    for text in self.corpus._texts(self.source):
+    for _, text in self.texts:
       yield text.rstrip(b'\n') + b'\n'
 
 
@@ -185,7 +220,14 @@ def _split_of(builder, split: str) -> str:
   return f'{found["train"]}[{start}:{start + share}]'
 
 
-def _bytes(value, corpus: Tfds) -> bytes:
+def _bytes(example: dict, corpus: Tfds) -> bytes:
+  if corpus.field not in example:
+    raise ValueError(
+      f'data.corpus.field={corpus.field!r} is not in the examples of '
+      f'{corpus.name}, which have {", ".join(example)}. Set data.corpus.field '
+      'to the one that holds the text.'
+    )
+  value = example[corpus.field]
   if isinstance(value, str):
     return value.encode()
   if not isinstance(value, bytes):

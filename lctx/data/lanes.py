@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from lctx.data.asked import asked, stretch, texts_of
+from lctx.data.asked import Room, asked, room, stretch, texts_of
 from lctx.data.codec import Codec
 from lctx.data.corpora import Stdlib, Text
 from lctx.data.datasets import Tfds
@@ -105,16 +105,29 @@ class Lanes:
     """Batch number `step`, or its rows `take`: always the same."""
     if self.predicts_next:
       return batch(store, self.rows, self.length, step, take)
+    return self._asked(asked, store, codec, step, take)
+
+  def room(self, store: Store, codec: Codec, rows: int) -> Room:
+    """What the first `rows` rows leave out, of one pass at most.
+
+    An objective is needed: where every token predicts the next, all have room.
+    """
+    whole = max(len(store.tokens) // self.rows // self.stretch, 1)
+    found = [
+      self._asked(room, store, codec, step, slice(rows - step * self.rows))
+      for step in range(min(whole, -(-rows // self.rows)))
+    ]
+    return Room(*map(sum, zip(*found)))
+
+  def _asked(self, call, store, codec, step, take):
     lane, length = len(store.tokens) // self.rows, self.stretch
-    rows = range(self.rows)[take]
     texts = {
       row: list(texts_of(store, row * lane, lane, step * length, length))
-      for row in rows
+      for row in range(self.rows)[take]
     }
-    if self.alone:
-      longest = {x: max(of, key=lambda y: len(y[1])) for x, of in texts.items()}
-      texts = {row: [text] for row, text in longest.items()}
-    return asked(self.objective, codec, texts, step, self.length)
+    return call(
+      self.objective, codec, texts, step, self.length, alone=self.alone
+    )
 
 
 def check(store: Store, rows: int, length: int) -> None:

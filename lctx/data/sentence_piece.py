@@ -81,7 +81,8 @@ class SentencePiece(Tokenizer):
     return _open(self.path) if self.path else self._train(corpus)
 
   def _train(self, corpus: Corpus) -> PieceCodec:
-    total = sum(d.num_bytes() for d in corpus.documents('train'))
+    documents = corpus.documents('train', utf8=True)
+    total = sum(document.num_bytes() for document in documents)
     every = max(1, -(-total // self.sample))
     written = io.BytesIO()
     _log.info(
@@ -124,7 +125,7 @@ class SentencePiece(Tokenizer):
 
 def _sentences(corpus: Corpus, every: int) -> Iterator[str]:
   number = 0
-  for document in corpus.documents('train'):
+  for document in corpus.documents('train', utf8=True):
     before = 0
     for line in lines(document.blocks):
       text = as_text(line, before, document.name)

@@ -40,9 +40,10 @@ class ByDocument:
     places = sorted(_place(document.name) for document in documents)
     if len(places) < 3:
       raise ValueError(
-        f'data.corpus.split: the corpus has {len(places)} documents, and a '
-        'split by document needs at least 3 (train, valid, test). Use '
-        '--config.data.corpus.split=bybytes to cut the text by bytes.'
+        f'data.corpus.split: the corpus has {len(places)} documents that can '
+        'be read, and a split by document needs at least 3 (train, valid, '
+        'test). Use --config.data.corpus.split=bybytes to cut the text by '
+        'bytes.'
       )
     edges = [self.test * 2.0**64, (self.test + self.valid) * 2.0**64]
     first, second = np.searchsorted(np.array(places, np.uint64), edges)

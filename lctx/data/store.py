@@ -8,7 +8,7 @@ everything that decides its contents, so a changed corpus makes another one:
   offsets.bin  int64 [documents + 1]: where each begins, and the end
   counts.bin   int64 [documents, 3]: bytes, characters, words of the text
   names.txt    their names, JSON strings, one a line
-  meta.json    hash, type and number of tokens and documents
+  meta.json    hash, type of tokens, sizes of the files, what was left out
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from lctx.data.codec import Codec
 from lctx.data.corpora import Corpus
 from lctx.data.documents import SPLITS, Document, digest
+from lctx.data.left_out import LeftOut
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class Store:
   """Document i is `tokens[offsets[i]:offsets[i + 1]]`.
 
   `num_bytes`, `num_chars` (of UTF-8) and `num_words` (between ASCII spaces)
-  [documents] count the text as it was read, before any tokenizer.
+  [documents] count the text as it was read, before any tokenizer. `left_out`
+  counts texts of the corpus that are not here.
   """
 
   folder: Path
@@ -49,6 +51,7 @@ class Store:
   num_bytes: np.ndarray
   num_chars: np.ndarray
   num_words: np.ndarray
+  left_out: LeftOut = dataclasses.field(default_factory=LeftOut)
 
   @property
   def num_documents(self) -> int:
@@ -84,7 +87,19 @@ def open_store(
     f'{len(store.tokens):,}',
     source[:16],
   )
+  _tell(store.left_out, corpus, split)
   return store
+
+
+def _tell(left_out: LeftOut, corpus: Corpus, split: str) -> None:
+  if left_out.kinds:
+    _log.log(
+      logging.WARNING if left_out.damaged else logging.INFO,
+      'corpus %s, read for its %s split: left out %s',
+      type(corpus).__name__.lower(),
+      split,
+      left_out,
+    )
 
 
 def _read(home: Path) -> Store:
@@ -98,6 +113,7 @@ def _read(home: Path) -> Store:
     num_bytes=counts[:, 0],
     num_chars=counts[:, 1],
     num_words=counts[:, 2],
+    left_out=LeftOut(meta.get('left_out', {})),  # older stores: not counted
   )
 
 
@@ -132,8 +148,8 @@ def _write(
       'folder that you may write, or leave it out for one in the workdir.'
     ) from error
   try:
-    _tokenise(corpus, codec, split, partial)
-    _describe(partial, _dtype(codec.size), key)
+    left_out = _tokenise(corpus, codec, split, partial)
+    _describe(partial, _dtype(codec.size), key, left_out)
     if home.exists() and not _is_whole(home):
       shutil.rmtree(home)
     if not home.exists():
@@ -142,8 +158,11 @@ def _write(
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def _tokenise(corpus: Corpus, codec: Codec, split: str, partial: Path) -> None:
-  dtype, end = _dtype(codec.size), 0
+def _tokenise(
+  corpus: Corpus, codec: Codec, split: str, partial: Path
+) -> LeftOut:
+  dtype, end, left_out = _dtype(codec.size), 0, LeftOut()
+  documents = corpus.documents(split, utf8=codec.utf8, left_out=left_out)
   quiet = not sys.stderr.isatty()
   with (
     open(partial / 'tokens.bin', 'wb') as tokens,
@@ -159,7 +178,7 @@ def _tokenise(corpus: Corpus, codec: Codec, split: str, partial: Path) -> None:
     ) as progress,
   ):
     offsets.write(np.int64(0).tobytes())
-    for document in corpus.documents(split):
+    for document in documents:
       counter = _Counter(document, progress)
       start = np.array([codec.start], dtype)
       tokens.write(start.tobytes())
@@ -172,14 +191,18 @@ def _tokenise(corpus: Corpus, codec: Codec, split: str, partial: Path) -> None:
       names.write(json.dumps(document.name) + '\n')
   if end == 0:
     raise ValueError(
-      f'data.corpus has no document in its {split} split. Give it more text, '
-      'or change data.corpus.split.'
+      f'data.corpus has no document in its {split} split. Left out: '
+      f'{left_out}. Give it more text, or change data.corpus.split.'
     )
+  return left_out
 
 
-def _describe(partial: Path, dtype: np.dtype, key: str) -> None:
+def _describe(
+  partial: Path, dtype: np.dtype, key: str, left_out: LeftOut
+) -> None:
   sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
   meta = {'hash': key, 'dtype': dtype.name, 'sizes': sizes}
+  meta['left_out'] = left_out.kinds
   (partial / 'meta.json').write_text(json.dumps(meta))
 
 

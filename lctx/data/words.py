@@ -132,7 +132,7 @@ class Words(Tokenizer):
 
   def _count(self, corpus: Corpus) -> WordCodec:
     counts: collections.Counter[str] = collections.Counter()
-    for document in corpus.documents('train'):
+    for document in corpus.documents('train', utf8=True):
       before = 0
       for line in lines(document.blocks):
         text = as_text(line, before, document.name)

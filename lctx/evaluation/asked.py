@@ -46,6 +46,23 @@ def batches_of(lanes, store, codec) -> Iterable[Batch]:
   return (lanes.batch(store, codec, step) for step in range(max(count, 1)))
 
 
+def check_asks(lanes, store, codec, split: str) -> None:
+  """Raises ValueError where nothing of a whole split is predicted."""
+  count = len(store.tokens) // lanes.rows // lanes.stretch
+  asked = (
+    lanes.batch(store, codec, step, slice(row, row + 1)).weight.any()
+    for step in range(max(count, 1))
+    for row in range(lanes.rows)
+  )
+  if not any(asked):
+    raise ValueError(
+      f'data.objective = {type(lanes.objective).__name__.lower()} asks nothing '
+      f'of the {split} split of data.corpus: its texts are of one token each, '
+      'or of marks that are kept. Give it longer texts, or a tokenizer that '
+      'makes more tokens of them, such as data.tokenizer=bytes.'
+    )
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _read(
   model: Any, segment: int, params: Params, carry: Any, batch: Batch

@@ -16,8 +16,10 @@ from lctx.data import (
   JsonLines,
   Stdlib,
   Text,
+  Tfds,
   files,
 )
+from lctx.data.left_out import LeftOut
 
 SPLITS = ('train', 'valid', 'test')
 BY_NAME = ByName(valid='never', test='never')
@@ -179,7 +181,8 @@ def test_json_lines_are_documents_wherever_blocks_end(tmp_path, monkeypatch):
     ('{"body": "a", "id": 3}', "field='text' is missing.*a.jsonl:2.*body, id"),
     ('[1]', "field='text' is missing in line a.jsonl:2"),
     ('{"text": 7}', "field='text' is a int in line a.jsonl:2"),
-    ('{"text": "\\ud800"}', 'surrogate'),
+    ('{"text": "\\ud800"}', 'a.jsonl:2 holds half a surrogate'),
+    ('[' * 100_000, 'a.jsonl:2 is not JSON'),
   ],
 )
 def test_a_broken_line_is_named(tmp_path, line, words):
@@ -187,6 +190,115 @@ def test_a_broken_line_is_named(tmp_path, line, words):
   path.write_text(f'{{"text": "fine"}}\n{line}\n')
   with pytest.raises(ValueError, match=words):
     read(JsonLines(str(path)))
+
+
+BROKEN = {
+  '{"text": "a"': 'not JSON',
+  '[' * 100_000: 'not JSON',
+  '{"body": "a"}': 'without the field',
+  '[1]': 'without the field',
+  '{"text": null}': 'not a string',
+  '{"text": "\\ud800"}': 'half a surrogate pair',
+  '{"text": "\xff"}': 'not UTF-8',
+  '{"text": ""}': 'empty',
+}
+
+
+def test_skipped_lines_are_counted_by_their_damage_and_the_others_read(
+  tmp_path,
+):
+  fine = [f'{{"text": "text {number}"}}' for number in range(5)]
+  lines = [*fine[:2], *BROKEN, *fine[2:]]
+  (tmp_path / 'a.jsonl').write_bytes('\n'.join(lines).encode('latin-1'))
+  for split in (BY_NAME, ByDocument()):
+    corpus = JsonLines(str(tmp_path / 'a.jsonl'), split=split, damaged='skip')
+    texts, found = [], []
+    for name in SPLITS:
+      found.append(LeftOut())
+      texts += [
+        (document.name, b''.join(document.blocks).decode())
+        for document in corpus.documents(name, left_out=found[-1])
+      ]
+    assert len(texts) == 5
+    assert dict(texts) == {
+      f'a.jsonl:{line}': f'text {number}'
+      for number, line in enumerate((1, 2, 11, 12, 13))
+    }
+    assert found[0].kinds == {
+      'not JSON': (2, 'a.jsonl:3'),
+      'without the field': (2, 'a.jsonl:5'),
+      'not a string': (1, 'a.jsonl:7'),
+      'half a surrogate pair': (1, 'a.jsonl:8'),
+      'not UTF-8': (1, 'a.jsonl:9'),
+      'empty': (1, 'a.jsonl:10'),
+    }
+    assert found[0] == found[1] == found[2]
+
+
+def test_where_all_lines_are_skipped_the_error_says_how_many_and_why(tmp_path):
+  lines = [line for line in BROKEN if line != '[1]']
+  (tmp_path / 'a.jsonl').write_bytes('\n'.join(lines).encode('latin-1'))
+  with pytest.raises(ValueError) as error:
+    read(JsonLines(str(tmp_path / 'a.jsonl'), damaged='skip'))
+  for part in ('empty corpus', '2 not JSON (first: a.jsonl:1)', '1 empty'):
+    assert part in str(error.value)
+
+
+def test_text_that_is_not_utf8_is_skipped_whole_for_those_who_read_characters(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr('lctx.data.files.BLOCK', 3)  # cuts characters
+  whole = 'größer 日本\n'.encode()
+  texts = {
+    'a.txt': whole * 9,
+    'b.txt': whole * 9 + whole[:3],  # ends inside a character
+    'c.txt': whole + b'\xff' + whole,
+    'd.txt': b'',
+  }
+  for name, text in texts.items():
+    (tmp_path / name).write_bytes(text)
+  found = {}
+  for damaged in ('refuse', 'skip'):
+    corpus = Text(str(tmp_path), BY_NAME, damaged=damaged)
+    for utf8 in (False, True):
+      left_out = LeftOut()
+      given = corpus.documents('train', utf8=utf8, left_out=left_out)
+      found[damaged, utf8] = [d.name for d in given], left_out.kinds
+  every = ['a.txt', 'b.txt', 'c.txt'], {'empty': (1, 'd.txt')}
+  skipped = ['a.txt'], {'not UTF-8': (2, 'b.txt'), 'empty': (1, 'd.txt')}
+  assert found.pop(('skip', True)) == skipped
+  assert all(value == every for value in found.values())
+
+
+def test_text_of_which_nothing_is_utf8_is_an_empty_corpus(tmp_path):
+  (tmp_path / 'a.txt').write_bytes(b'\xff')
+  corpus = Text(str(tmp_path), damaged='skip')
+  with pytest.raises(ValueError, match=r'1 not UTF-8 \(first: a.txt\)'):
+    corpus.documents('train', utf8=True)
+
+
+def test_skipping_makes_another_fingerprint_and_the_default_keeps_its_own(
+  tmp_path,
+):
+  (tmp_path / 'a.jsonl').write_text('{"text": "fine"}\n')
+  (tmp_path / 'a.txt').write_text('fine')
+  for corpus, of in ((JsonLines, 'a.jsonl'), (Text, 'a.txt')):
+    path = str(tmp_path / of)
+    skips = corpus(path, damaged='skip')
+    assert corpus(path).fingerprint() != skips.fingerprint()
+  # As it was before there was a choice.
+  assert JsonLines(str(tmp_path / 'a.jsonl')).fingerprint() == (
+    'e8ee114a20ca9d13381b6aa700a907ea10e6d21cc532820bcce2a59c1f72a00a'
+  )
+  assert Text(str(tmp_path / 'a.txt')).fingerprint() == (
+    '79a1f202229ced48230239a00377f599b8e5547500d0b918eeb4c31add295408'
+  )
+
+
+@pytest.mark.parametrize('corpus', [JsonLines, Text, Tfds])
+def test_another_choice_for_damaged_texts_is_refused(corpus):
+  with pytest.raises(ValueError, match=r"data.corpus.damaged='drop'.*'skip'"):
+    corpus('a', damaged='drop')
 
 
 def test_json_lines_without_text_are_an_empty_corpus(tmp_path):

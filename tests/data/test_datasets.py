@@ -59,6 +59,41 @@ def test_a_train_split_alone_gives_up_its_first_examples(tiny):
   assert len({text for texts in splits for text in texts}) == 30
 
 
+def test_examples_that_are_not_utf8_are_skipped_and_counted(
+  tiny, tmp_path, monkeypatch
+):
+  source, found = [{'text': b'fine'}, {'text': b'\xff'}, {'text': b''}], {}
+  monkeypatch.setattr(
+    tfds.core.DatasetBuilder, 'as_data_source', lambda *_, **__: Source(source)
+  )
+  for joined in (False, True):
+    corpus = Tfds('tiny_texts', data_dir=tiny, joined=joined, damaged='skip')
+    codec = Words().fit(corpus, tmp_path / f'{joined}')
+    store = open_store(corpus, codec, 'valid', tmp_path)
+    found[joined] = store.left_out.kinds, bytes(codec.decode(store.tokens))
+    assert (
+      corpus.fingerprint()
+      != Tfds('tiny_texts', data_dir=tiny, joined=joined).fingerprint()
+    )
+    store = open_store(corpus, Bytes().fit(corpus, tmp_path), 'test', tmp_path)
+    assert b'\xff' in bytes(store.tokens)
+  of_two = {'not UTF-8': [1, 'tiny_texts/1.0.0/validation:1']}
+  of_one = {**of_two, 'empty': [1, 'tiny_texts/1.0.0/validation:2']}
+  assert found[False] == (of_one, b'\nfine ')
+  assert found[True] == (of_two, b'\nfine \n\n')
+  source[:1] = []
+  corpus = Tfds('tiny_texts', data_dir=tiny, damaged='skip')
+  with pytest.raises(ValueError, match=r'empty corpus.* 1 not UTF-8.* 1 empty'):
+    list(corpus.documents('train', utf8=True))
+
+
+class Source(list):
+  """What TFDS gives of a split."""
+
+  def __getitems__(self, places):
+    return [self[place] for place in places]
+
+
 def test_a_dataset_ends_up_in_a_store(tiny, tmp_path):
   corpus = Tfds('tiny_texts', field='title', data_dir=tiny)
   store = open_store(corpus, Bytes().fit(corpus, tmp_path), 'valid', tmp_path)

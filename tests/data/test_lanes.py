@@ -1,11 +1,21 @@
 """Lanes are contiguous, count documents, and need only the step's number."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lctx.data import Lanes, Store, batch, check
+from lctx.data.byte_codec import ByteCodec
+from lctx.data.objectives import (
+  Bart,
+  GapSentences,
+  MaskedLM,
+  PrefixLM,
+  SpanCorruption,
+)
+from lctx.types import EMPTY
 
 
 def store(lengths) -> Store:
@@ -107,3 +117,95 @@ def test_a_store_too_short_for_the_rows_says_what_fits():
 def test_nothing_of_a_batch_can_be_zero(field):
   with pytest.raises(ValueError, match=rf'data.{field}=0'):
     Lanes(**{field: 0})
+
+
+CODEC = ByteCodec(range(256))
+
+
+def opened(lengths, seed=0) -> Store:
+  """Documents of these lengths, each a 0 and then random letters."""
+  plain = store(np.array(lengths) + 1)
+  rng = np.random.default_rng(seed)
+  tokens = rng.integers(97, 123, len(plain.tokens))
+  tokens[plain.offsets[:-1]] = 0
+  return dataclasses.replace(plain, tokens=tokens)
+
+
+def pieces(lanes, documents, rows):
+  """The texts of the first rows: cut where a 0 is, and without it in pairs."""
+  lane = len(documents.tokens) // lanes.rows
+  for number in range(rows):
+    step, row = divmod(number, lanes.rows)
+    first = row * lane + step * lanes.stretch
+    tokens = documents.tokens[first : first + lanes.stretch]
+    found = np.split(tokens, np.flatnonzero(tokens == 0))
+    found = [piece for piece in found if len(piece)]
+    if lanes.objective.pairs:
+      found = [piece[int(piece[0] == 0) :] for piece in found]
+    yield step, row, [len(piece) for piece in found]
+
+
+@pytest.mark.parametrize('alone', [False, True])
+def test_what_finds_no_room_is_counted_to_the_token(alone):
+  """BART writes a text whole, between two marks."""
+  lengths = np.random.default_rng(1).choice([0, 1, 2, 3, 9, 20, 70], 900)
+  documents = opened(lengths)
+  lanes = Lanes(rows=3, segment=40, objective=Bart(), alone=alone)
+  found = lanes.room(documents, CODEC, 32)
+  total = outside = texts = short = 0
+  for step, row, sizes in pieces(lanes, documents, 32):
+    one = lanes.batch(documents, CODEC, step, slice(row, row + 1))
+    held = len(set(one.document[0][one.weight[0] > 0]))
+    written = int(one.weight.sum()) - 2 * held
+    total, texts = total + sum(sizes), texts + len(sizes)
+    short += sum(size < 2 for size in sizes)
+    outside += sum(size for size in sizes if size > 1) - written
+  assert found == (32, total, outside, texts, short)
+  assert 0.02 < outside / total < 0.6 and 10 < short < texts / 2
+
+
+def test_where_every_text_has_room_none_is_outside():
+  documents = opened([0, 5, 1, 30] * 20)
+  lanes = Lanes(rows=2, segment=16, objective=MaskedLM(kept=(0,)))
+  found = lanes.room(documents, CODEC, 20)
+  sizes = [x for *_, of_row in pieces(lanes, documents, 20) for x in of_row]
+  assert found.outside == 0 and found.texts == len(sizes)
+  assert found.short == sum(size < 2 for size in sizes) > 0
+  assert found.tokens == sum(sizes) == 20 * 16
+
+
+def test_a_short_store_is_counted_once():
+  lanes = Lanes(rows=2, segment=16, objective=MaskedLM())
+  found = lanes.room(opened([39, 39]), CODEC, 32)
+  assert (found.rows, found.tokens) == (4, 64)
+
+
+@pytest.mark.parametrize(
+  'objective',
+  [PrefixLM(), MaskedLM(), SpanCorruption(), Bart(), GapSentences()],
+)
+def test_documents_of_one_token_fill_rows_without_weight(objective):
+  """Pairs do without the mark before them, so one token is left of each."""
+  lanes = Lanes(rows=2, segment=12, objective=objective)
+  for length in (0, 1):
+    documents = opened([length] * 200)
+    empty = length == 0 or objective.pairs
+    for step in range(3):
+      one = lanes.batch(documents, CODEC, step)
+      assert (one.document == EMPTY).all() == empty
+      assert (one.weight.sum() == 0) == empty
+      assert np.isfinite(one.weight).all()
+    found = lanes.room(documents, CODEC, 6)
+    assert (found.short == found.texts) == empty
+
+
+def test_texts_that_are_kept_as_a_whole_are_left_out_and_counted():
+  """Else a run would end at the first of them."""
+  documents = opened([1, 6] * 30)  # 9 tokens with their marks
+  documents.tokens[documents.tokens == 97] = 98
+  documents.tokens[documents.offsets[:-1:2] + 1] = 97
+  lanes = Lanes(rows=1, segment=27, objective=MaskedLM(kept=(0, 97)))
+  found = lanes.room(documents, CODEC, 9)
+  assert (found.short, found.texts, found.outside) == (27, 54, 0)
+  one = lanes.batch(documents, CODEC, 0)
+  assert (one.document >= 0).sum() == 3 * 7

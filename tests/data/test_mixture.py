@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from lctx.data import Document, Mixture
+from lctx.data import Document, Mixture, Text
+from lctx.data.left_out import LeftOut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Fixed:
   letter: str
   lengths: tuple[int, ...]
 
-  def documents(self, split):
+  def documents(self, split, *, utf8=False, left_out=None):
     for number, length in enumerate(self.lengths):
       yield Document(f'{number}', [self.letter.encode()] * length)
 
@@ -58,6 +59,23 @@ def test_held_out_splits_are_one_pass_over_each_part():
   for split in ('valid', 'test'):
     names = [d.name for d in mixture.documents(split)]
     assert names == ['0/0', '0/1', '1/0']
+
+
+def test_parts_skip_what_is_damaged_and_it_is_counted_once(tmp_path):
+  for part, texts in (('one', [b'a', b'\xff', b'']), ('two', [b'b' * 9])):
+    (tmp_path / part).mkdir()
+    for number, text in enumerate([*texts, b'more', b'yet more', b'held']):
+      (tmp_path / part / f'{number}.txt').write_bytes(text)
+  one = Text(str(tmp_path / 'one'), damaged='skip')
+  mixture = Mixture((one, Text(str(tmp_path / 'two'))), (1, 7))
+  wanted = {'not UTF-8': (1, '0/1.txt'), 'empty': (1, '0/2.txt')}
+  for split in ('train', 'valid'):
+    left_out = LeftOut()
+    read = mixture.documents(split, utf8=True, left_out=left_out)
+    assert not any(b'\xff' in b''.join(d.blocks) for d in read)
+    assert left_out.kinds == wanted
+    list(mixture.documents(split, left_out=left_out))
+    assert left_out.kinds == {'empty': (1, '0/2.txt')}
 
 
 def test_weights_and_parts_change_the_fingerprint():

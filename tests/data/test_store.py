@@ -6,7 +6,16 @@ import os
 import numpy as np
 import pytest
 
-from lctx.data import ByBytes, Bytes, SentencePiece, Text, open_store
+from lctx.data import (
+  ByBytes,
+  ByName,
+  Bytes,
+  JsonLines,
+  SentencePiece,
+  Text,
+  Words,
+  open_store,
+)
 from lctx.data import store as stores
 
 
@@ -146,6 +155,53 @@ def test_the_log_names_the_corpus_and_its_hash(corpus, codec, tmp_path, caplog):
   assert corpus.fingerprint()[:16] in caplog.text
 
 
+def test_what_was_left_out_is_told_once_a_split_and_by_a_second_reader(
+  corpus, tmp_path, caplog
+):
+  for name, text in (('6.txt', b'\xff'), ('7.txt', b'gr\xff'), ('8.txt', b'')):
+    (tmp_path / 'texts' / name).write_bytes(text)
+  corpus = Text(corpus.path, damaged='skip')
+  codec = Words(min_count=2).fit(corpus, tmp_path)
+  for split in ('train', 'valid', 'train'):
+    caplog.clear()
+    with caplog.at_level(logging.INFO, 'lctx'):
+      store = open_store(corpus, codec, split, tmp_path / 'store')
+    said = [x for x in caplog.records if 'left out' in x.message]
+    assert [(x.levelname, x.message) for x in said] == [
+      (
+        'WARNING',
+        f'corpus text, read for its {split} split: left out '
+        '2 not UTF-8 (first: 6.txt), 1 empty (first: 8.txt)',
+      )
+    ]
+    assert {'6.txt', '7.txt', '8.txt'}.isdisjoint(store.names)
+  assert store.left_out.kinds['not UTF-8'] == [2, '6.txt']
+
+
+def test_bytes_that_are_no_text_are_no_damage_to_a_tokenizer_of_bytes(
+  corpus, codec, tmp_path
+):
+  (tmp_path / 'texts' / '6.txt').write_bytes(b'gr\xfcn')
+  corpus = Text(corpus.path, ByName('never', 'never'), damaged='skip')
+  store = open_store(corpus, codec, 'train', tmp_path / 'store')
+  assert bytes(store.tokens).endswith(b'\0gr\xfcn')
+  assert not store.left_out.kinds
+  words = Words().fit(corpus, tmp_path)
+  store = open_store(corpus, words, 'train', tmp_path / 'store')
+  assert '6.txt' not in store.names and store.num_documents == 6
+
+
+def test_a_store_made_with_skips_is_another(tmp_path):
+  path = tmp_path / 'a.jsonl'
+  path.write_text(''.join(f'{{"text": "{n}"}}\n' for n in range(9)))
+  hashes = []
+  for damaged in ('refuse', 'skip'):
+    corpus = JsonLines(str(path), damaged=damaged)
+    codec = Bytes().fit(corpus, tmp_path)
+    hashes.append(open_store(corpus, codec, 'train', tmp_path).hash)
+  assert hashes[0] != hashes[1]
+
+
 def test_a_corpus_streams_in_bounded_memory(tmp_path):
   import resource
 
@@ -163,9 +219,9 @@ def test_a_corpus_streams_in_bounded_memory(tmp_path):
 
 
 def test_an_empty_split_is_refused(corpus, codec, tmp_path):
-  from lctx.data import ByName
-
-  with pytest.raises(ValueError, match=r'data.corpus .* valid split'):
+  with pytest.raises(
+    ValueError, match=r'data.corpus .* valid split. Left out: nothing'
+  ):
     open_store(Text(corpus.path, ByName()), codec, 'valid', tmp_path)
 
 

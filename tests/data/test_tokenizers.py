@@ -1,12 +1,14 @@
 """What is encoded is decoded, however the text is cut into blocks."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from lctx.data import (
   ByBytes,
+  ByName,
   Bytes,
   Document,
   PublishedBytes,
@@ -144,6 +146,22 @@ def test_broken_utf8_is_refused_with_its_place(tokenizer, tmp_path, prose):
   document = Document('book.txt', [b'the cat\nthe', b' dog \xff'])
   with pytest.raises(ValueError, match=r'book.txt .* byte 16 \(0xff.*=bytes'):
     list(codec.stream(document.blocks, document.name))
+
+
+@pytest.mark.parametrize(
+  'tokenizer', [SentencePiece(285, sample=20_000), Words()]
+)
+def test_a_tokenizer_is_made_of_what_is_left_where_damage_is_skipped(
+  tokenizer, tmp_path, prose
+):
+  texts, split = tmp_path / 'texts', ByName('never', 'never')
+  shutil.copytree(prose.path, texts)
+  whole = tokenizer.fit(Text(str(texts), split), tmp_path / 'a')
+  (texts / '00.txt').write_bytes(b'more\n' * 9000 + b'\xff')
+  with pytest.raises(ValueError, match=r'00\.txt.*data.corpus.damaged=skip'):
+    tokenizer.fit(Text(str(texts), split), tmp_path / 'b')
+  corpus = Text(str(texts), split, damaged='skip')
+  assert tokenizer.fit(corpus, tmp_path / 'b').hash == whole.hash
 
 
 def test_a_tokenizer_is_made_once_and_again_for_another_corpus(

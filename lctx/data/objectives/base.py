@@ -54,6 +54,10 @@ class Objective:
     """
     raise NotImplementedError
 
+  def asks(self, tokens: np.ndarray) -> bool:
+    """Whether rows ask anything of such a text; of a single token, nothing."""
+    return len(tokens) > 1
+
   @property
   def wants(self) -> tuple[str, ...]:
     """Flags a call needs: `begins` of words, `ends` of sentences."""

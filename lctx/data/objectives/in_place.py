@@ -76,6 +76,9 @@ class MaskedLM(Objective):
         'the chosen tokens, so together they cannot be above 1.'
       )
 
+  def asks(self, tokens):
+    return super().asks(tokens) and not np.isin(tokens, self.kept).all()
+
   @property
   def wants(self):
     return ('begins',) if self.whole_words else ()
