@@ -9,6 +9,12 @@ Run:
 
 NAME is the folder of a published model, or one of the Hugging Face hub, such as
 EleutherAI/pythia-70m.
+
+Segments are of 512 tokens. A BigBird sees as many as those whole, without its
+blocks, and longer ones as in evaluation, without random blocks; to train it on
+the pattern of its paper, drawn once, add
+
+  --config.data.segment=4096 --config.model.pattern.seed=0
 """
 
 from lctx import Config, published

@@ -30,7 +30,7 @@ FAMILIES = {
   'BERT': ('Bert', presets.bert(*SMALL, CONTEXT)),
   'RoBERTa': ('Roberta', presets.roberta(*SMALL, CONTEXT)),
   'Longformer': ('Longformer', presets.longformer(*SMALL, CONTEXT, **NEAR)),
-  'BigBird, full attention': ('BigBird', presets.bert(*SMALL, CONTEXT)),
+  'BigBird': ('BigBird', presets.bigbird(*SMALL, CONTEXT, block=4)),
   'T5 1.0, 1.1': ('T5', presets.t5(*SMALL)),
   'LongT5': ('LongT5', presets.longt5(*SMALL, radius=8)),
   'BART': ('Bart', presets.bart(*SMALL, CONTEXT)),

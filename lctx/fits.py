@@ -186,7 +186,7 @@ def _check_order(model: Decoder, objective: Objective) -> None:
 def _sees_ahead(pattern: Pattern, num_heads: int) -> bool:
   """Of tokens that have no role."""
   at = segment_coords(jnp.zeros((1, 16), jnp.int32))
-  seen = visible(pattern, at, at, jnp.arange(num_heads))
+  seen = visible(pattern.of_length(16), at, at, jnp.arange(num_heads))
   return bool(jnp.triu(seen, 1).any())
 
 

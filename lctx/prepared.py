@@ -19,6 +19,7 @@ from lctx.evaluation.units import Units
 from lctx.models.encoder_decoder import EncoderDecoder
 from lctx.models.segments import check_runs
 from lctx.models.text import TextModel
+from lctx.patterns import Everything
 from lctx.positions import NoPosition, Position
 from lctx.sharding import mesh as meshes
 from lctx.sharding import rules
@@ -83,6 +84,7 @@ def prepared(config: Config, folder: Path) -> Run:
   _warn_unused(texts)
   _warn_untaught(texts, settings.gradient_segments)
   _warn_no_roles(texts)
+  _warn_whole(texts, lanes.segment)
   return Run(
     config, folder, model, codec, train, valid, mesh, transform, abstract
   )
@@ -127,6 +129,18 @@ def _warn_no_roles(model: TextModel) -> None:
       'their role, and the texts of data.corpus give none, so its projections '
       'stay as they are. With model.memory.first=1 the first token of each '
       'text is global.'
+    )
+
+
+def _warn_whole(model: TextModel, segment: int) -> None:
+  """Says where segments are so short that a pattern hides nothing of them."""
+  patterns = {run.kind.pattern for run in model.runs} - {Everything()}
+  if any(x.of_length(segment) == Everything() for x in patterns):
+    _log.warning(
+      f'model.pattern = {model.pattern} sees all of the data.segment = '
+      f'{segment} tokens that are read at a time, which are too few for its '
+      'blocks. To train it on those, set data.segment higher, at most to where '
+      'positions end.'
     )
 
 

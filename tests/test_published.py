@@ -122,6 +122,24 @@ def test_it_goes_on_with_its_own_objective_and_is_written_back(
   assert 0 < max(moved) < 0.1, 'it began somewhere else'
 
 
+def test_a_big_bird_says_whether_it_goes_on_by_blocks(
+  folder_of, text, tmp_path, caplog
+):
+  """Short segments see all; blocks that are drawn once need no other model."""
+  folder, words = folder_of('big_bird_whole_blocks'), 'too few for its blocks'
+  options = {'model.pattern.seed': 0, 'model.pattern.heads': 4}
+  options |= {'data.segment': 64}
+  config, result = trained(folder, text, tmp_path / 'run', **options)
+  assert np.isfinite(result.units.bits_per_token)
+  assert words not in caplog.text and not config.model.pattern.counts
+  again = lctx.load(tmp_path / 'run', checkpoint='latest')
+  kind = hugging_face.load(folder).architecture
+  hugging_face.save(tmp_path / 'out', again.model, again.params, kind)
+  assert hugging_face.load(tmp_path / 'out').model.pattern.counts
+  trained(folder, text, tmp_path / 'short')
+  assert words in caplog.text and 'data.segment = 24' in caplog.text
+
+
 def test_the_export_command_writes_what_is_read_again(folder_of, tmp_path):
   folder, out = folder_of('llama'), tmp_path / 'out'
   command = [sys.executable, '-m', 'lctx.interop', 'export']

@@ -13,6 +13,7 @@ from lctx.memory import GlobalAttention, TransientGlobal, XLCache
 from lctx.models.encoder_decoder import EncoderDecoder, Side
 from lctx.models.parts import Stack
 from lctx.models.text import Decoder, Encoder
+from lctx.patterns import BlockSparse
 from lctx.positions import Position
 
 Model = Decoder | Encoder | EncoderDecoder
@@ -102,6 +103,8 @@ def _resolved(part: Any, width: int) -> Any:
       return dataclasses.replace(part, **changed)
     case GlobalAttention():  # how many, and which, a file does not say
       return dataclasses.replace(part, most=1, first=None)
+    case BlockSparse():  # how blocks are drawn in training it says neither
+      return dataclasses.replace(part, heads=1, seed=None)
     case TransientGlobal():
       return dataclasses.replace(part, position=part.scheme)
     case Stack():

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from lctx.interop import (
   bart,
   bert,
+  big_bird,
   bloom,
   gemma,
   gpt2,
@@ -23,6 +24,7 @@ from lctx.interop import (
   t5,
   tables,
 )
+from lctx.interop.encoders import READ_AS
 from lctx.interop.family import Family, check_exports, check_parts
 from lctx.interop.inputs import Given
 from lctx.interop.options import Options
@@ -43,6 +45,7 @@ _DECODERS = {
 FAMILIES = {
   **bart.FAMILIES,
   **bert.FAMILIES,
+  **big_bird.FAMILIES,
   **_DECODERS,
   **heads.of_decoders(_DECODERS),
   **t5.FAMILIES,
@@ -204,13 +207,17 @@ def config_in(folder: Path) -> dict[str, Any]:
 
 
 def architecture(config: Mapping[str, Any], folder: Path) -> str:
-  """The first of `architectures` that is known. Raises ValueError for none."""
+  """The first of `architectures` that is known, or what it is read as.
+
+  Raises ValueError for none.
+  """
   names = config.get('architectures') or []
-  known = [name for name in names if name in FAMILIES]
+  known = [READ_AS.get(x, x) for x in names if x in {**FAMILIES, **READ_AS}]
   if not known:
+    listed = ', '.join([*FAMILIES, *READ_AS])
     raise ValueError(
       f'{folder / "config.json"} is of {", ".join(names) or "no architecture"}'
-      f', which is not read here. Known are {", ".join(FAMILIES)}.'
+      f', which is not read here. Known are {listed}.'
     )
   return known[0]
 

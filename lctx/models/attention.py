@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lctx.kernels.base import Kernel
+from lctx.kernels.counted import counted
 from lctx.kernels.dropout import Dropout
 from lctx.kernels.source import Source
 from lctx.layers.parameters import Owner, declare
@@ -62,7 +63,8 @@ class Attention(nn.Module):
     tokens = segment = Segment(x, k, v, x, at, self.around)
     if carry.open is not None:
       segment = carry.open.add(x, k, v, at)
-    pattern, *_ = self.memory.patterns(self.pattern)
+    pattern = self.pattern.of_length(segment.text.at.length)
+    pattern, *_ = self.memory.patterns(pattern)
     near = Source(q_BTNH, segment.k, segment.v, at, segment.at, scores, pattern)
     layer = Layer(
       tokens=tokens,
@@ -77,6 +79,7 @@ class Attention(nn.Module):
     )
     given = of_memory.param, carry.memory
     sources = self.memory.sources(*given, near, layer)
+    sources = tuple(counted(source) for source in sources)
     y_BTNH = jnp.zeros_like(q_BTNH)
     if sources and at.length:
       if average is not None:

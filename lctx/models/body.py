@@ -45,6 +45,8 @@ class Body(Recurrent):
     self.heads.check(sizes)
     self.position.check(sizes)
     self.pattern.check_heads(sizes.num_heads)
+    if self.pattern.counts:
+      self._check_counts()
     kernel.check_dropout(self.dropout.attention)
     for run in self.runs:
       run.memory.check(sizes, run.kind.pattern, self.heads)
@@ -57,6 +59,14 @@ class Body(Recurrent):
     if self.cross:
       self._check_cross()
     super().__post_init__()
+
+  def _check_counts(self) -> None:
+    if self.heads.cap is not None or self.heads.adaptive is not None:
+      raise ValueError(
+        f'model.heads.cap and adaptive bend logits, but model.pattern = '
+        f'{self.pattern} counts keys more than once by adding to them. Use '
+        'neither, or model.pattern.seed=0, which draws blocks instead.'
+      )
 
   def _check_cross(self) -> None:
     if self.heads.norm is not None or self.stack.parallel:

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from lctx.layers.ffn import FeedForward, Gelu, Tanh
 from lctx.layers.norm import LayerNorm, Norm
-from lctx.types import Array, Coords
+from lctx.types import MASKED, PREFIX, Array, Coords
 
 zeros = nn.initializers.zeros
 
@@ -137,6 +137,35 @@ class Spans(TokenLabels):
       raise ValueError(
         f'model.task.labels = {self.labels}, but a span has 2 ends. Leave it.'
       )
+
+
+@dataclasses.dataclass(frozen=True)
+class QuestionSpans(Spans):
+  """The same of a question and a text behind it (BigBird's published code).
+
+  norm(x + ffn(x)) comes before, `hidden` wide in between (None: 4 x width). No
+  token of the question, whose role has the PREFIX bit, is an end, but for the
+  first, which says that there is no answer.
+  """
+
+  ffn: FeedForward = dataclasses.field(default_factory=Gelu)
+  norm: Norm = dataclasses.field(default_factory=lambda: LayerNorm(1e-12))
+  hidden: int | None = None
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.hidden is not None and self.hidden < 1:
+      raise ValueError(
+        f'model.task.hidden = {self.hidden} is a width and must be at least 1, '
+        'or none for 4 x model.embed.width.'
+      )
+
+  def answers(self, param, x, at, drop):
+    fed = self.ffn(param, drop(x), self.hidden or 4 * x.shape[-1], drop)
+    x = self.norm(param, x + fed)
+    asks_BT = (at.role & PREFIX != 0) & (at.offset > 0)
+    found = _dense(param, 'labels', x, self.labels)
+    return jnp.where(asks_BT[:, :, None], MASKED, found)
 
 
 def _chosen(x: Array, at: Coords, which: str) -> Array:

@@ -22,6 +22,13 @@ class Reach(NamedTuple):
   after: int | None = None
 
 
+class Times(NamedTuple):
+  """Float32 numbers of each query and each key, to be multiplied."""
+
+  of_query: Array  # [B or 1, T]
+  of_key: Array  # [B or 1, S]
+
+
 @dataclasses.dataclass(frozen=True)
 class Pattern:
   """What a query may see; documents and empty slots are seen to apart.
@@ -43,6 +50,22 @@ class Pattern:
   def of_layers(self, depth: int) -> tuple['Pattern', ...]:
     """The pattern of each layer of a stack."""
     return (self,) * depth
+
+  def of_length(self, length: int) -> 'Pattern':
+    """The pattern of segments with so many tokens of text."""
+    return self
+
+  @property
+  def counts(self) -> bool:
+    """Whether queries count some keys more than once, as `times` says."""
+    return False
+
+  def times(self, q_at: Coords, k_at: Coords) -> tuple[Times, ...]:
+    """How often a query counts each key that it sees; () = once.
+
+    The sum of their products is the logarithm of that.
+    """
+    return ()
 
   @property
   def reach(self) -> Reach:
@@ -92,6 +115,17 @@ class _Pair(Pattern):
   def of_layers(self, depth):
     layers = zip(self.first.of_layers(depth), self.second.of_layers(depth))
     return tuple(type(self)(*pair) for pair in layers)
+
+  def of_length(self, length):
+    pair = self.first.of_length(length), self.second.of_length(length)
+    return type(self)(*pair)
+
+  @property
+  def counts(self):
+    return self.first.counts or self.second.counts
+
+  def times(self, q_at, k_at):
+    return self.first.times(q_at, k_at) + self.second.times(q_at, k_at)
 
   def tables(self, heads_N):
     return self.first.tables(heads_N), self.second.tables(heads_N)
@@ -171,6 +205,7 @@ def picture(
   """
   if at is None:
     at = segment_coords(jnp.zeros((1, length), jnp.int32))
+  pattern = pattern.of_length(length)
   return drawn(visible(pattern, at, at, jnp.array([head]))[0, 0])
 
 

@@ -33,6 +33,13 @@ class LayerPatterns(Pattern):
       for pattern in self.each[i % len(self.each)].of_layers(1)
     )
 
+  def of_length(self, length):
+    return LayerPatterns(tuple(x.of_length(length) for x in self.each))
+
+  @property
+  def counts(self):
+    return any(pattern.counts for pattern in self.each)
+
   @property
   def reach(self):
     return functools.reduce(widest, (x.reach for x in self.each))

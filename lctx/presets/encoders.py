@@ -87,8 +87,13 @@ def bigbird(
   random: int = 3,
   **parts,
 ) -> Encoder:
-  """BigBird (Zaheer et al. 2020), whose random blocks are drawn once."""
-  pattern = BlockSparse(context // block, block, random=random, heads=num_heads)
+  """BigBird (Zaheer et al. 2020), whose random blocks are drawn once.
+
+  For each head, and as many blocks as a segment has. `pattern={'heads': 1,
+  'seed': None}` draws none: the pattern of published models, as their library
+  reads when it does not train (`lctx.interop.big_bird`).
+  """
+  pattern = BlockSparse(block=block, random=random, heads=num_heads)
   gelu = Gelu(exact=False)
   usual = {
     'pattern': pattern,

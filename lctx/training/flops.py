@@ -112,7 +112,8 @@ def _layers(model: Decoder, run: Run, segment: int, rows: int) -> dict:
   joined = queries * run.memory.heads(sizes.num_heads) / sizes.num_heads
   seen = 0.0
   if run.memory.attends:
-    near, *_ = run.memory.patterns(run.kind.pattern)
+    pattern = run.kind.pattern.of_length(segment)
+    near, *_ = run.memory.patterns(pattern)
     seen = keys_seen(near, sizes.num_heads, length, memory)
   per_key = 2 * sizes.num_heads * sizes.head_width
   averages = model.heads.average(sizes) is not None  # of queries, one product

@@ -71,6 +71,8 @@ LED = {
 }
 WRITES = 'ForConditionalGeneration'
 LONGFORMER = {**ENCODER, 'attention_window': 6, 'sep_token_id': 2}
+BLOCKS = {**ENCODER, 'attention_type': 'block_sparse', 'block_size': 4}
+LENGTHS = {'big_bird_whole_blocks': 40}  # of all others: 37
 
 
 def rope(kind: str, **more) -> dict:
@@ -344,6 +346,22 @@ CASES = {
     {**ENCODER, 'attention_type': 'original_full', 'use_bias': False},
     SEQUENCE,
   ),
+  'big_bird_sparse': ('BigBird', {**BLOCKS, 'num_random_blocks': 2}, 'Model'),
+  'big_bird_whole_blocks': (
+    'BigBird',
+    {**BLOCKS, 'num_random_blocks': 1, 'use_bias': False},
+    'ForMaskedLM',
+  ),
+  'big_bird_short': (  # of as many blocks as it would see
+    'BigBird',
+    {**BLOCKS, 'num_random_blocks': 3, 'hidden_act': 'relu', 'num_labels': 3},
+    SEQUENCE,
+  ),
+  'big_bird_span': (
+    'BigBird',
+    {**BLOCKS, 'num_random_blocks': 2, 'sep_token_id': 2},
+    'ForQuestionAnswering',
+  ),
 }
 ONE, KINDS = {'num_hidden_layers': 1}, ('sliding', 'full')
 GEMMA_3 = {**CASES['gemma_3_window'][1], 'num_hidden_layers': 2}
@@ -396,16 +414,17 @@ def drawn(model: torch.nn.Module, seed: int = 0) -> None:
 
 
 def inputs(name: str) -> dict[str, np.ndarray]:
-  """Three rows of 37 tokens, the last two padded.
+  """Three rows of 37 tokens, or as long as it says, the last two padded.
 
   By less than a window: a query of padding that sees nothing else gives no
   number, and spoils the whole row in the next layer.
   """
   random = np.random.default_rng(1)
   windowed = CASES[name][1].get('sliding_window')
-  ends = (37, 33, 31) if windowed else (37, 22, 1)
-  ids = random.integers(3, 61, (3, 37))
-  mask = np.arange(37)[None] < np.array(ends)[:, None]
+  length = LENGTHS.get(name, 37)
+  ends = (length, 33, 31) if windowed else (length, 22, 1)
+  ids = random.integers(3, 61, (3, length))
+  mask = np.arange(length)[None] < np.array(ends)[:, None]
   kind = CASES[name][0]
   pad = {'Roberta': 1, 'Longformer': 1, 'Bart': 1, 'LED': 1}.get(kind, 0)
   found = {
@@ -414,7 +433,7 @@ def inputs(name: str) -> dict[str, np.ndarray]:
   }
   if kind in ENCODERS:
     types = CASES[name][1].get('type_vocab_size', 2)
-    found['token_type_ids'] = random.integers(0, types, (3, 37))
+    found['token_type_ids'] = random.integers(0, types, (3, length))
   alone = 't5_encoder', 't5_tokens'
   if kind in ('Bart', 'LED', 'T5', 'LongT5') and name not in alone:
     found['decoder_input_ids'] = random.integers(3, 61, (3, 19))
@@ -435,6 +454,9 @@ def inputs(name: str) -> dict[str, np.ndarray]:
     found['input_ids'][2, :3] = 2
     found['attention_mask'][2, :3] = 1
     found['attention_mask'][1, 22:31] = 1
+  if name == 'big_bird_span':
+    del found['token_type_ids']  # it has a rule of its own
+    found['input_ids'][[0, 0, 1, 1], [5, 20, 9, 21]] = 2
   return found
 
 

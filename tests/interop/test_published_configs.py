@@ -4,6 +4,7 @@ Sizes, options and counts are those of the models' pages.
 """
 
 import math
+from pathlib import Path
 
 import jax
 import pytest
@@ -322,6 +323,38 @@ PUBLISHED = {
       'vocab_size': 50265,
     },
   ),
+  'bigbird-roberta-base': (  # its head of words alone
+    127_520_694,
+    {
+      'architectures': ['BigBirdForPreTraining'],
+      'attention_probs_dropout_prob': 0.1,
+      'attention_type': 'block_sparse',
+      'block_size': 64,
+      'bos_token_id': 1,
+      'eos_token_id': 2,
+      'gradient_checkpointing': False,
+      'hidden_act': 'gelu_new',
+      'hidden_dropout_prob': 0.1,
+      'hidden_size': 768,
+      'initializer_range': 0.02,
+      'intermediate_size': 3072,
+      'layer_norm_eps': 1e-12,
+      'max_position_embeddings': 4096,
+      'model_type': 'big_bird',
+      'num_attention_heads': 12,
+      'num_hidden_layers': 12,
+      'num_random_blocks': 3,
+      'pad_token_id': 0,
+      'position_embedding_type': 'absolute',
+      'rescale_embeddings': False,
+      'sep_token_id': 66,
+      'transformers_version': '4.4.0.dev0',
+      'type_vocab_size': 2,
+      'use_bias': True,
+      'use_cache': True,
+      'vocab_size': 50358,
+    },
+  ),
   'pythia-70m': (
     70_426_624,
     {
@@ -384,7 +417,8 @@ PUBLISHED = {
 @pytest.mark.parametrize('name', PUBLISHED)
 def test_a_published_config_is_read_to_its_last_parameter(name):
   count, config = PUBLISHED[name]
-  family = hugging_face.FAMILIES[config['architectures'][0]]
+  read_as = hugging_face.architecture(config, Path(name))
+  family = hugging_face.FAMILIES[read_as]
   model = family.model_for(Options(config, name))
   shapes = jax.eval_shape(model.init_params, jax.random.key(0))
   assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == count
