@@ -11,7 +11,7 @@ from lctx.data.long_texts import LongTexts, Part
 from lctx.interop import hugging_face
 from lctx.interop.hugging_face import Pretrained
 from lctx.models.encoder_decoder import EncoderDecoder
-from lctx.models.text import Decoder, Encoder
+from lctx.models.text import Decoder, Encoder, TextModel
 
 Asked = str | tuple[str, str]  # a text, or two that belong together
 STEP = 64  # rows are padded to as many tokens, so that programs are few
@@ -89,13 +89,16 @@ def _reads_on(model) -> bool:
 
 def _limit(model) -> int | None:
   """Tokens of a text that all of its sides have positions for."""
-  pair = isinstance(model, EncoderDecoder)
-  sides = (model.source, model.target) if pair else (model,)
   limits = [
     side.position.limit if side.remembers else side.position.segment_limit
-    for side in sides
+    for side in _sides(model)
   ]
   return min((x for x in limits if x is not None), default=None)
+
+
+def _sides(model) -> tuple[TextModel, ...]:
+  pair = isinstance(model, EncoderDecoder)
+  return (model.source, model.target) if pair else (model,)
 
 
 def _asked(codec: Codec, text: Asked) -> _Text:
@@ -129,7 +132,7 @@ def _side_by_side(published, asked, parts, rows) -> list[list[dict]]:
   windows = [(i, x.row(part)) for i, x in enumerate(asked) for part in parts[i]]
   widths = [len(row) for _, row in windows]
   if pad is not None:
-    widths = [_rounded(width, limit) for width in widths]
+    widths = [_rounded(published.model, width, limit) for width in widths]
   found: list = [None] * len(windows)
   for width in sorted({*widths}):
     mine = [n for n, x in enumerate(widths) if x == width]
@@ -152,9 +155,13 @@ def _in_order(published, text: _Text, parts, segment) -> list[dict]:
   return found
 
 
-def _rounded(width: int, limit: int | None) -> int:
+def _rounded(model, width: int, limit: int | None) -> int:
+  """More slots, where a pattern does not go by their number (BigBird)."""
   wide = -(-width // STEP) * STEP
-  return wide if limit is None else min(wide, limit)
+  wide = wide if limit is None else min(wide, limit)
+  patterns = [side.pattern for side in _sides(model)]
+  same = all(x.of_length(wide) == x.of_length(width) for x in patterns)
+  return wide if same else width
 
 
 def _given(published, its, width) -> dict[str, np.ndarray]:

@@ -23,9 +23,13 @@ TEXT = 'thewhaleswamundertheship'
 LONG = 'andthecaptainsawitgodownintothedeepwherenomanhadeverbeen' * 2
 
 
+def is_bert(name):
+  return name.startswith(('bert', 'big_bird'))
+
+
 def folder_of(name, home):
   """The case with a tokenizer of letters, in the marks of its family."""
-  marks = BERT if name.startswith('bert') else ROBERTA
+  marks = BERT if is_bert(name) else ROBERTA
   ids = {x: i for i, x in enumerate([*marks, *LETTERS])}
   unknown = marks[1 if marks is BERT else 3]
   tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unknown))
@@ -69,11 +73,18 @@ def spelled(loaded, text):
 
 
 @pytest.mark.parametrize(
-  'name', ['bert_texts', 'bert_tokens', 'bert_model', 'bart_texts', 'roberta']
+  'name',
+  [
+    'bert_texts',
+    'bert_model',
+    'big_bird_whole_blocks',
+    'bart_texts',
+    'roberta',
+  ],
 )
 def test_texts_of_all_lengths_are_read_as_alone(name, loaded_of, close):
   loaded, texts = loaded_of(name), [TEXT, 'a', LONG[:40]]
-  opens, ends = (2, 3) if name.startswith('bert') else (0, 2)
+  opens, ends = (2, 3) if is_bert(name) else (0, 2)
   for text, said in zip(texts, loaded.answers(texts)):
     ids = spelled(loaded, text)
     want = alone(loaded, [opens, *ids, ends])
