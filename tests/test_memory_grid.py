@@ -159,7 +159,7 @@ def of_suite():
   positions = [*KINDS, *(x for x in grid.POSITIONS if x not in KINDS)]
   in_turn = [x for x in OTHERS if is_two(x) or x in grid.SEVERAL]
   alone = [x for x in OTHERS if x not in in_turn]
-  several = grid.several_cells(positions)
+  several = grid.several_cells([x for x in positions if not is_stretched(x)])
   few = [x for x in positions if x in OF_EVERY_KIND or is_stretched(x)]
   rest = [x for x in positions if x not in few]
   whole = [x for x in alone if x in grid.WHOLE]
@@ -169,6 +169,7 @@ def of_suite():
     own += grid.memory_cells(its, memories=[name])
   return [
     *grid.with_memory(own + several),
+    *((x, 'causal', 'several') for x in filter(is_stretched, positions)),
     *((x, 'causal', y) for x, y in zip(itertools.cycle(KINDS), in_turn)),
     *grid.memory_cells(UNREAD, ['causal'], ['xl']),
   ]
