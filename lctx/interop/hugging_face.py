@@ -26,7 +26,7 @@ from lctx.interop import (
 )
 from lctx.interop.encoders import READ_AS
 from lctx.interop.family import Family, check_exports, check_parts
-from lctx.interop.inputs import Given
+from lctx.interop.inputs import Given, Text
 from lctx.interop.options import Options
 from lctx.memory import Memory
 from lctx.models.carry import ModelCarry
@@ -151,9 +151,15 @@ def outputs(published: Pretrained, given: Given) -> dict[str, Array]:
   `given` holds arrays [B, T] by the names of its arguments there: `input_ids`,
   `attention_mask`, `token_type_ids`, `global_attention_mask`. It is read in one
   window. To compare, or to see what a model says of a text.
+
+  T, padding included, is declared: rotary stretches that go by the length go by
+  that of the call, as in a model that `transformers` has just loaded. (One that
+  has read a longer text may still go by that.)
   """
-  read = placed(published, given)
-  return said(published.model, published.params, read)[0]
+  model, read = published.model, placed(published, given)
+  if isinstance(read, Text):  # no pair has rotary positions
+    model = model.clone(position=model.position.declared(read.at.length))
+  return said(model, published.params, read)[0]
 
 
 def placed(published: Pretrained, given: Given) -> Any:

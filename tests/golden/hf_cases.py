@@ -154,6 +154,36 @@ CASES = {
       ),
     },
   ),
+  **{  # rows have 37 tokens: these are read as short, and as long
+    f'llama_dynamic_{length}': (
+      'Llama',
+      {
+        **LLAMA,
+        'max_position_embeddings': trained,
+        **rope('dynamic', factor=4.0, rope_theta=100.0),
+      },
+    )
+    for length, trained in (('short', 48), ('long', 32))
+  },
+  **{
+    f'llama_longrope_{length}': (
+      'Llama',
+      {
+        **LLAMA,
+        **rope(
+          'longrope',
+          rope_theta=100.0,
+          short_factor=[1.0, 1.5, 2.5],
+          long_factor=[1.5, 4.0, 9.0],
+          **more,
+        ),
+      },
+    )
+    for length, more in (
+      ('short', {'original_max_position_embeddings': 48}),
+      ('long', {'original_max_position_embeddings': 16, 'factor': 3.0}),
+    )
+  },
   'mistral_window': ('Mistral', {**LLAMA, 'sliding_window': 7}),
   'mistral_whole': ('Mistral', {**LLAMA, 'sliding_window': None}),
   'qwen2': ('Qwen2', LLAMA),
