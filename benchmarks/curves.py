@@ -44,9 +44,14 @@ def read(folder: Path) -> Curve:
   records = [json.loads(line) for line in lines]
   scales = {TRAIN: 1 / math.log(2), VALID: 1.0}
   train, valid = (
-    [(x['step'], scale * x[key]) for x in records if key in x]
+    [(x['step'], scale * x[key]) for x in records if x.get(key) is not None]
     for key, scale in scales.items()
   )
+  if not train or not valid:
+    raise lctx.UserError(
+      f'--run={folder} has logged no finite loss of '
+      f'{"training" if not train else "validation"}, so there is no curve.'
+    )
   return Curve(folder.name, train, valid, units['bits_per_token'])
 
 

@@ -44,9 +44,6 @@ class Loaded:
   step: int  # of training, at which `params` were saved
   published: Pretrained | None = None  # what was read, where it was published
 
-  def __post_init__(self):
-    fits.check_long_texts(self.model, self.config.data.long_texts)
-
   def generate(
     self,
     prompt: str | list[str] = '',
@@ -163,7 +160,11 @@ class Loaded:
     return dataclasses.replace(self, model=model)
 
   def with_long_texts(self, policy: LongTexts) -> 'Loaded':
-    """The same, but texts that are too long for the model are read so."""
+    """The same, but texts that are too long for the model are read so.
+
+    Raises ValueError where it cannot read them so.
+    """
+    fits.check_long_texts(self.model, policy)
     lanes = dataclasses.replace(self.config.data, long_texts=policy)
     config = dataclasses.replace(self.config, data=lanes)
     return dataclasses.replace(self, config=config)

@@ -44,7 +44,7 @@ ALONE = np.where(DOCUMENT == 1, 1, EMPTY)
 KINDS = [name for name in grid.KINDS if name != 't5']  # both ways has its terms
 UNREAD = [name for name in grid.POSITIONS if name not in grid.READ]
 OTHERS = [name for name in grid.MEMORIES if name != 'xl']  # test_grid has that
-OF_EVERY_KIND = 'learned', 'sinusoidal', 't5', 'xl', 'rope'
+OF_EVERY_KIND = 'learned', 'sinusoidal', 'xl', 'rope'
 # In which layers differ, or one reads what the one below made. Others have one:
 # of two layers each is in the laws, and each kind of position in `test_grid`.
 OF_TWO_LAYERS = 'melodi', 'xl, and a state cell above'

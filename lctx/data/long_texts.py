@@ -71,7 +71,7 @@ class LongTexts:
     long = [x for x in given if _is_long(*x)]
     if not long:
       return [[_whole(n)] for n in counts]
-    longest, room = max(long, key=lambda x: x[0] - x[1])
+    longest, room = min(long, key=lambda x: (x[1] > 0, x[1] - x[0]))
     said = (
       f'{len(long)} of {len(counts)} {what} are longer than there is room for: '
       f'one has {longest:,} tokens where {max(room, 0):,} have'

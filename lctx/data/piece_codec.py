@@ -51,7 +51,7 @@ class PieceCodec(Codec):
       return Around([opens], [ends], [ends], second=1)
     opens, ends = self._pieces.bos_id(), self._pieces.eos_id()
     if opens >= 0 or ends < 0:
-      return super().around(pair)
+      return Around([self.start], [self.start], [])
     return Around([], [ends], [ends])
 
   def stream(

@@ -14,8 +14,7 @@ from lctx.types import EMPTY, Array, Params, segment_coords
 
 def limit(model: EncoderDecoder) -> int | None:
   """Tokens that the encoder can read of a text; None = there is no end."""
-  position = model.encoder.position
-  return position.limit if model.source.remembers else position.segment_limit
+  return model.source.text_limit
 
 
 def context(

@@ -59,6 +59,7 @@ def write(
   tokens of the one before: the sliding window with re-computation of Xiao et
   al. 2023 (StreamingLLM, figure 1).
   """
+  _tell_forgets(model, max(map(len, request.prompts)), segment)
   known = 0 if request.after is None else request.after.tokens
   marks, more = int(request.after is None), request.max_new_tokens
   limit, kept = policy.room(model.length, 0), policy.kept(model.length)
@@ -73,15 +74,22 @@ def write(
       )
     _log.warning(
       'What is written after up to %s tokens goes beyond the %s that are read '
-      'at once: each window begins with the last %s before it, read anew '
-      '(data.long_texts = %s).',
-      *(f'{longest:,}', f'{limit:,}', f'{kept:,}', policy),
+      'at once: each window begins with the start mark and the last %s before '
+      'it, read anew (data.long_texts = %s).',
+      *(f'{longest:,}', f'{limit:,}', f'{kept - 1:,}', policy),
     )
     return _in_windows(model, params, request, segment, limit, kept)
-  if more is not None:  # else positions that end are an error of `decode`
-    left = None if model.length is None else model.length - known - more
-    prompts = whole(policy, request.prompts, left, marks)
-    request = dataclasses.replace(request, prompts=prompts)
+  left = None  # where writing has no end, `decode` says that positions do
+  if model.length is not None and more is not None:
+    left = model.length - known - more
+    if left < marks:
+      raise ValueError(
+        f'max_new_tokens = {more} leaves no room before it: the model reads '
+        f'{model.length:,} tokens, of which {known + marks:,} are read already '
+        'or are its start mark. Ask for fewer.'
+      )
+  prompts = whole(policy, request.prompts, left, marks)
+  request = dataclasses.replace(request, prompts=prompts)
   return decode.generate(model, params, request, segment)
 
 
@@ -89,7 +97,7 @@ def _in_windows(model, params, request, segment, limit, kept):
   rows, left, window = request.prompts, request.max_new_tokens, 0
   while left is None or left > 0:
     if max(map(len, rows)) >= limit:
-      rows = [_last(row, kept) for row in rows]
+      rows = [_last(row, kept) if len(row) >= limit else row for row in rows]
     more = limit - max(map(len, rows))
     more = more if left is None else min(more, left)
     one = dataclasses.replace(
@@ -129,6 +137,7 @@ def score(
 
   `ids` opens with the start mark, or goes on `after` what was read before.
   """
+  _tell_forgets(model, len(ids), segment)
   known = 0 if after is None else after.tokens
   marks = int(after is None)
   # The last token is not read, only scored.
@@ -148,6 +157,17 @@ def score(
     nats = decode.score(model, params, window, segment, after=after)
     found.append(nats[counts])
   return np.concatenate(found)
+
+
+def _tell_forgets(model: Decoder, longest: int, segment: int) -> None:
+  """Says where a text goes by a model that looks at one segment alone."""
+  if longest > segment and not model.remembers:
+    _log.warning(
+      'A text of %s tokens is read in segments of %s, each without what came '
+      'before it: the model has no memory. data.long_texts=stride with a '
+      'length up to data.segment reads windows that overlap.',
+      *(f'{longest:,}', f'{segment:,}'),
+    )
 
 
 def context(

@@ -13,7 +13,8 @@ from lctx.interop.hugging_face import Pretrained
 from lctx.models.encoder_decoder import EncoderDecoder
 from lctx.models.text import Decoder, Encoder, TextModel
 
-Asked = str | tuple[str, str]  # a text, or two that belong together
+Given = str | bytes
+Asked = Given | tuple[Given, Given]  # a text, or two that belong together
 STEP = 64  # rows are padded to as many tokens, so that programs are few
 
 
@@ -68,18 +69,23 @@ def answers(
   asked = [_asked(codec, text) for text in texts]
   parts = policy.parts(
     [len(x.ids) for x in asked],
-    [policy.room(_limit(model), x.besides) for x in asked],
+    [_room(model, policy, x.besides, segment) for x in asked],
     'texts',
     ahead=not isinstance(model, Decoder),
   )
   if _reads_on(model):
+    if any(len(of) > 1 for of in parts):
+      raise ValueError(
+        f'data.long_texts = {policy} reads windows that stand alone, but the '
+        'memory of the model reads on. Use truncate or carry.'
+      )
     parts = [
       [piece for part in of for piece in _cut(part, segment - x.besides)]
       for x, of in zip(asked, parts)
     ]
     found = [_in_order(published, *x, segment) for x in zip(asked, parts)]
   else:
-    found = _side_by_side(published, asked, parts, rows)
+    found = _side_by_side(published, asked, parts, rows, segment)
   return [_joined(published, *x) for x in zip(asked, parts, found)]
 
 
@@ -88,12 +94,26 @@ def _reads_on(model) -> bool:
 
 
 def _limit(model) -> int | None:
-  """Tokens of a text that all of its sides have positions for."""
-  limits = [
-    side.position.limit if side.remembers else side.position.segment_limit
-    for side in _sides(model)
-  ]
+  """Tokens of a row; but an encoder beside a decoder may read on by itself."""
+  *source, last = _sides(model)
+  limits = [x.text_limit for x in source] + [last.position.segment_limit]
   return min((x for x in limits if x is not None), default=None)
+
+
+def _room(model, policy: LongTexts, besides: int, segment: int) -> int | None:
+  """Tokens of a text, without what stands beside it in each row."""
+  if not _reads_on(model):
+    return policy.room(_limit(model), besides)
+  longest, limit = model.position.segment_limit, model.position.limit
+  if longest is not None and segment > longest:
+    raise ValueError(
+      f'data.segment = {segment} is longer than the {longest} tokens that '
+      'model.position has places for. Read shorter segments.'
+    )
+  if limit is not None:  # which is used up by what stands in each segment
+    whole, rest = divmod(limit, segment)
+    limit = whole * (segment - besides) + max(rest - besides, 0) + besides
+  return policy.room(limit, besides)
 
 
 def _sides(model) -> tuple[TextModel, ...]:
@@ -102,7 +122,7 @@ def _sides(model) -> tuple[TextModel, ...]:
 
 
 def _asked(codec: Codec, text: Asked) -> _Text:
-  pair = not isinstance(text, str)
+  pair = isinstance(text, tuple)
   *other, ids = map(codec.encode, text if pair else [text])
   if not len(ids):
     raise ValueError(
@@ -126,7 +146,7 @@ def _cut(part: Part, room: int) -> list[Part]:
   return [Part(*(x[n : n + room] for x in part)) for n in starts]
 
 
-def _side_by_side(published, asked, parts, rows) -> list[list[dict]]:
+def _side_by_side(published, asked, parts, rows, segment) -> list[list[dict]]:
   """Outputs of each window, read together with others as wide."""
   pad, limit = published.config.get('pad_token_id'), _limit(published.model)
   windows = [(i, x.row(part)) for i, x in enumerate(asked) for part in parts[i]]
@@ -135,10 +155,12 @@ def _side_by_side(published, asked, parts, rows) -> list[list[dict]]:
     widths = [_rounded(published.model, width, limit) for width in widths]
   found: list = [None] * len(windows)
   for width in sorted({*widths}):
+    model = _declared(published.model, width)
     mine = [n for n, x in enumerate(widths) if x == width]
     for some in (mine[n : n + rows] for n in range(0, len(mine), rows)):
       its = [(asked[windows[n][0]], windows[n][1]) for n in some]
-      said, _ = _read(published, _given(published, its, width))
+      given = _given(published, its, width)
+      said, _ = _read(published._replace(model=model), given, segment=segment)
       for place, n in enumerate(some):
         found[n] = {name: np.asarray(x)[place] for name, x in said.items()}
   each = iter(found)
@@ -156,11 +178,14 @@ def _in_order(published, text: _Text, parts, segment) -> list[dict]:
 
 
 def _rounded(model, width: int, limit: int | None) -> int:
-  """More slots, where a pattern does not go by their number (BigBird)."""
+  """More slots, where nothing goes by their number (BigBird, dynamic NTK)."""
   wide = -(-width // STEP) * STEP
   wide = wide if limit is None else min(wide, limit)
-  patterns = [side.pattern for side in _sides(model)]
-  same = all(x.of_length(wide) == x.of_length(width) for x in patterns)
+  same = all(
+    side.pattern.of_length(wide) == side.pattern.of_length(width)
+    and side.position.declared(wide) == side.position.declared(width)
+    for side in _sides(model)
+  )
   return wide if same else width
 
 
@@ -179,12 +204,22 @@ def _given(published, its, width) -> dict[str, np.ndarray]:
   return given
 
 
-def _read(published, given, carry=None):
-  read = hugging_face.placed(published, given)
-  return _said(published.model, published.params, read, carry)
+def _declared(model, width: int):
+  """For rows of as many tokens: some rotary stretches go by it."""
+  if isinstance(model, EncoderDecoder):
+    return model
+  return model.clone(position=model.position.declared(width))
 
 
-_said = jax.jit(hugging_face.said, static_argnums=0)
+def _read(published, given, carry=None, segment=None):
+  """`segment`: of an encoder beside a decoder, where it has a memory."""
+  model, read = published.model, hugging_face.placed(published, given)
+  pair = isinstance(model, EncoderDecoder)
+  by = segment if pair and model.source.remembers else None
+  return _said(model, published.params, read, carry, by)
+
+
+_said = jax.jit(hugging_face.said, static_argnums=(0, 4))
 
 
 def _joined(published, text: _Text, parts, found: list[dict]) -> Said:
@@ -204,5 +239,11 @@ def _joined(published, text: _Text, parts, found: list[dict]) -> Said:
       outputs[name] = of_each[-1]
     else:
       outputs[name] = np.mean(of_each, axis=0)
+  broken = [name for name, x in outputs.items() if not np.isfinite(x).all()]
+  if broken:
+    raise ValueError(
+      f'{", ".join(broken)} of a text of {len(text.ids):,} tokens are not '
+      'finite: the model is damaged, or its memory has overflowed.'
+    )
   place = np.concatenate([part.place[part.counts] for part in parts])
   return Said(text.ids[place], place, outputs)

@@ -179,11 +179,15 @@ def said(
   params: Params,
   read: Any,
   carry: ModelCarry | None = None,
+  segment: int | None = None,
 ) -> tuple[dict[str, Array], ModelCarry]:
-  """The outputs, and the carry after them; `carry` is what was read before."""
+  """The outputs, and the carry after them; `carry` is what was read before.
+
+  `segment`: that in which an encoder beside a decoder reads, None = in one.
+  """
   found = {}
   if isinstance(model, EncoderDecoder):
-    carry, _ = model.read(params, *read.source)
+    carry, _ = model.read(params, *read.source, segment=segment)
     found['encoder_last_hidden_state'] = carry.context.x[0]
     model, params = model.target, model.params_of(params, 'decoder')
     tokens, at = read.target
@@ -218,6 +222,11 @@ def architecture(config: Mapping[str, Any], folder: Path) -> str:
   Raises ValueError for none.
   """
   names = config.get('architectures') or []
+  if not isinstance(names, list):
+    raise ValueError(
+      f'{folder / "config.json"} has architectures = {names!r:.60}, which must '
+      'be a list of names. Copy it again.'
+    )
   known = [READ_AS.get(x, x) for x in names if x in {**FAMILIES, **READ_AS}]
   if not known:
     listed = ', '.join([*FAMILIES, *READ_AS])
@@ -233,7 +242,13 @@ def _arrays(folder: Path) -> dict[str, np.ndarray]:
   if (folder / WEIGHTS).is_file():
     return _of_file(folder / WEIGHTS)
   if (folder / INDEX).is_file():
-    files = sorted({*_json(folder / INDEX).get('weight_map', {}).values()})
+    named = _json(folder / INDEX).get('weight_map')
+    if not isinstance(named, dict) or not named:
+      raise ValueError(
+        f'{folder / INDEX} is damaged: its weight_map names no file. Copy it '
+        'again.'
+      )
+    files = sorted({*named.values()})
     found = {}
     for name in files:
       found |= _of_file(folder / name)

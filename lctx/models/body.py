@@ -58,6 +58,13 @@ class Body(Recurrent):
       kernel.check_far(far, name)
     if self.cross:
       self._check_cross()
+    if self.pattern.of_length(1) != self.pattern and self.remembers:
+      raise ValueError(
+        f'model.pattern = {self.pattern} goes by the length of a segment, but '
+        f'model.memory = {type(self.memory).__name__.lower()} carries text on '
+        'from one to the next. Say how many blocks a text has '
+        '(model.pattern.blocks), or use model.memory=memory.'
+      )
     super().__post_init__()
 
   def _check_counts(self) -> None:
@@ -149,6 +156,12 @@ class Body(Recurrent):
   def length(self) -> int | None:
     """Tokens of a document that can be read on and on; None = no end."""
     return self.position.limit if self.remembers else None
+
+  @property
+  def text_limit(self) -> int | None:
+    """Tokens of a text that is read as one document; None = no end."""
+    position = self.position
+    return position.limit if self.remembers else position.segment_limit
 
   @nn.nowrap
   def check_length(self, tokens: int | None, what: str) -> None:

@@ -1,6 +1,7 @@
 """Texts longer than a model are read as the config says, or refused."""
 
 import dataclasses
+import itertools
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from lctx.data.long_texts import Carry, Refuse, Stride, Truncate
 from lctx.generation import decode, pairs, windows
 from lctx.layers.norm import RMSNorm
 from lctx.memory import Memory, Tokens
-from lctx.positions import Learned, T5Bias
+from lctx.positions import Learned, NoPosition, T5Bias
 
 LIMIT = 20
 TEXT = 'The whale swam under the ship, and the captain saw it go down.'
@@ -61,7 +62,10 @@ def test_windows_of_several_prompts_keep_their_own_texts():
   loaded = loaded_of(Stride(overlap=0.25))
   both = written(loaded, ['The', TEXT], 25)
   assert (both[0] != both[1]).any()
-  assert (both[1] == written(loaded, [TEXT], 25)[0]).all()
+  for row, prompt in zip(both, ['The', TEXT]):
+    assert (row == written(loaded, [prompt], 25)[0]).all()
+  near = written(loaded, ['The ship sa', TEXT[:17]], 8)
+  assert (near[0] == written(loaded, ['The ship sa'], 8)[0]).all()
   drawn = {'sampling': None, 'seed': 3}
   (one,), (same,) = (written(loaded, ['The'], 40, **drawn) for _ in range(2))
   assert (one == same).all()
@@ -88,6 +92,19 @@ def test_what_is_left_out_is_not_scored(close):
   close(loaded.score(TEXT), plain.score(TEXT[:10] + TEXT[-10:]))
   with pytest.raises(ValueError, match='one has 62 tokens where 20 have'):
     plain.score(TEXT)
+
+
+def test_too_many_new_tokens_are_what_is_refused():
+  with pytest.raises(ValueError, match='max_new_tokens = 50 leaves no room'):
+    loaded_of(Truncate()).generate('The', 50)
+
+
+def test_a_length_of_its_own_cuts_prompts_without_end_too():
+  loaded = loaded_of(Truncate(length=8), position=NoPosition())
+  plain = loaded_of(Refuse(), position=NoPosition())
+  ends = itertools.islice(loaded.stream([TEXT], None), 5)
+  want = itertools.islice(plain.stream([TEXT[:7]], None), 5)
+  assert np.concatenate(list(ends)).tolist() == np.concatenate([*want]).tolist()
 
 
 def test_memory_is_of_what_was_read_and_of_no_windows():
@@ -191,6 +208,11 @@ def test_a_source_is_refused_shortened_or_carried():
   memory = dataclasses.replace(T5.encoder, memory=Tokens(2, RMSNorm()))
   remembers = dataclasses.replace(T5, encoder=memory)
   carried = context(remembers, [text], Carry())
-  assert np.isfinite(np.asarray(carried.x)).all()
+  other = text.copy()
+  other[0] = (other[0] + 1) % 25
+  changed = context(remembers, [other], Carry())
+  alone = context(T5, [text], Refuse())
+  far = np.abs(changed.x - carried.x)[0, 32:]  # segments of 8
+  assert far.max() > 1e-4 and np.abs(carried.x[:, :42] - alone.x).max() > 1e-2
   with pytest.raises(ValueError, match='reads on from segment to segment'):
     context(remembers, [text], Stride(length=LIMIT))

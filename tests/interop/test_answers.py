@@ -75,7 +75,6 @@ def spelled(loaded, text):
 @pytest.mark.parametrize(
   'name',
   [
-    'bert_texts',
     'bert_model',
     'big_bird_whole_blocks',
     'bart_texts',
@@ -171,6 +170,32 @@ def test_an_encoder_with_memory_reads_on_and_its_last_segment_answers(
   (other,) = reads.answers([TEXT[:20] + LONG[20:50]])
   far = np.abs(other.outputs['logits'] - said.outputs['logits']).max()
   assert far > 1e-2, 'the first segment is forgotten'
+
+
+def test_memory_that_ends_is_full_before_its_positions_do(loaded_of):
+  """Marks and a question stand in every segment, and count there."""
+  loaded = loaded_of('bert_texts')
+  model = loaded.model.clone(memory=Tokens(2, RMSNorm()))
+  tokens = np.ones((2, 24), np.float32)
+  around = {'tokens': tokens, 'norm_scale': np.ones(24, np.float32)}
+  reads = dataclasses.replace(
+    loaded, model=model, params=loaded.params | {'around': around}
+  )
+  lanes = dataclasses.replace(reads.config.data, segment=16)
+  config = dataclasses.replace(reads.config, data=lanes)
+  reads = dataclasses.replace(reads, config=config)
+  (said,) = reads.answers([LONG[:56]])  # four segments of 14 and 2 marks
+  assert np.isfinite(said.outputs['logits']).all()
+  with pytest.raises(ValueError, match='one has 57 tokens where 56 have'):
+    reads.answers([LONG[:57]])
+  with pytest.raises(ValueError, match='memory of the model reads on'):
+    reads.with_long_texts(Stride(length=20)).answers([LONG[:50]])
+
+
+def test_a_question_that_fills_a_row_is_named(loaded_of):
+  loaded = loaded_of('bert_span').with_long_texts(Truncate())
+  with pytest.raises(ValueError, match='one has 3 tokens where 0 have'):
+    loaded.answers([('a' * 61, 'abc'), LONG])
 
 
 def test_what_has_nothing_to_say_is_refused(loaded_of):

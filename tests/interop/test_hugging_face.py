@@ -79,7 +79,19 @@ def test_it_gives_what_its_own_library_gives(name):
     assert worst <= 2e-5 * max(1, np.abs(want).max()), (field, worst)
 
 
-@pytest.mark.parametrize('name', [x for x in CASES if GOLDEN == OURS])
+def of_segments():
+  """A case or two of each decoder; `pytest -m grid` has the others."""
+  chosen = (
+    *('gpt2', 'llama', 'llama_yarn', 'llama_dynamic_long', 'mistral_window'),
+    *('llama_longrope_long', 'qwen2_first_layers', 'qwen3', 'gemma_2_in_turn'),
+    *('gemma_3_window', 'gpt_neox', 'bloom'),
+  )
+  for name in CASES if GOLDEN == OURS else []:
+    marks = [] if name in chosen else [pytest.mark.grid]
+    yield pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize('name', of_segments())
 def test_segments_with_its_cache_are_one_window(name, close):
   _, model, params, _ = loaded(name)
   if not isinstance(model, Decoder):
