@@ -114,7 +114,7 @@ class Truncate(LongTexts):
   """What there is room for is read: `cut` says where the rest is left out.
 
   'tail' or 'head'; 'middle' keeps as much of both ends (LongBench, Bai et al.
-  2023, section 3.2).
+  2023).
   """
 
   cut: str = 'tail'

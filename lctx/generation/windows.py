@@ -96,8 +96,7 @@ def write(
 def _in_windows(model, params, request, segment, limit, kept):
   rows, left, window = request.prompts, request.max_new_tokens, 0
   while left is None or left > 0:
-    if max(map(len, rows)) >= limit:
-      rows = [_last(row, kept) if len(row) >= limit else row for row in rows]
+    rows = [_last(row, kept) if len(row) >= limit else row for row in rows]
     more = limit - max(map(len, rows))
     more = more if left is None else min(more, left)
     one = dataclasses.replace(
